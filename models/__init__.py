@@ -1,0 +1,19 @@
+"""The zoo: networks for detection, instance and semantic segmentation, by name.
+
+`MODELS` maps a name to its `ModelSpec`, `find` looks one up, `build` makes the network. They are loaded at their first
+use: the errors and specs beside them are wanted by code that never touches a network, and torch takes seconds to load.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .zoo import MODELS, build, find
+
+__all__ = ["MODELS", "build", "find"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("models.zoo"), name)
+    raise AttributeError(f"module 'models' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,0 +1,138 @@
+"""What a Darknet network's [yolo] layers say: boxes and scores of every anchor, and the detections among them.
+
+https://arxiv.org/abs/1804.02767 (YOLOv3), https://arxiv.org/abs/2004.10934 (scale_x_y), https://arxiv.org/abs/2011.08036
+(new_coords).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from models.darknet.cfg import Section
+from models.darknet.layers import Shape
+
+
+@dataclass(frozen=True)
+class Level:
+    """One [yolo] section."""
+
+    anchors: tuple[tuple[float, float], ...]
+    """(width, height) of this level's anchors, in pixels of the network's input."""
+    classes: int
+    scale: float
+    """scale_x_y: how far beyond its cell a centre may lie."""
+    new_coords: bool
+    """Whether the network's last activation is the sigmoid already."""
+    shape: Shape
+
+
+def read_level(section: Section, shape: Shape) -> Level:
+    """The [yolo] section that follows a layer of `shape`."""
+    flat = section.numbers("anchors")
+    anchors = list(zip(flat[::2], flat[1::2], strict=False))
+    mask = section.integers("mask", tuple(range(len(anchors))))
+    if not mask or not all(0 <= i < len(anchors) for i in mask) or min(flat, default=0) <= 0:
+        raise section.error(
+            f"mask={section.text('mask', '')} picks from {len(anchors)} anchors (width, height > 0)", "mask"
+        )
+    classes = section.integer("classes", 20, least=1)
+    needed = len(mask) * (5 + classes)
+    if shape.channels != needed:
+        found = f"{shape.channels} channels come in"
+        raise section.error(f"{found}; {len(mask)} anchors of {classes} classes need {needed}", "classes")
+    scale, new_coords = section.number("scale_x_y", 1), bool(section.integer("new_coords", 0))
+    return Level(tuple(anchors[i] for i in mask), classes, scale, new_coords, shape)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which detections are kept."""
+
+    score_threshold: float
+    nms_threshold: float
+    limit: int
+    """At most so many an image."""
+    clip: bool = False
+    """Whether boxes end at the image's border."""
+
+
+class Decoder(nn.Module):
+    """All levels' raw maps to detections, in one pass over every anchor of every cell (M of them)."""
+
+    cell: Tensor  # (M, 2) column, row
+    grid: Tensor  # (M, 2) columns, rows of the level
+    anchor: Tensor  # (M, 2) width, height as a share of the input
+    scale: Tensor  # (M, 1)
+
+    def __init__(self, levels: Sequence[Level], width: int, height: int) -> None:
+        super().__init__()
+        self.anchors = [len(level.anchors) for level in levels]
+        self.new_coords = levels[0].new_coords
+        tables = [_table(level, width, height) for level in levels]
+        for name, columns in zip(("cell", "grid", "anchor", "scale"), zip(*tables, strict=True), strict=True):
+            self.register_buffer(name, torch.cat(columns), persistent=False)
+
+    def forward(self, raw: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (N, M, 4) xyxy as shares of the image, objectness (N, M) in [0, 1], raw classes (N, M, classes).
+
+        `raw` holds per level (N, anchors * (5 + classes), rows, columns). Few anchors' classes are ever looked at, so
+        that `probability` of them is left to the caller.
+        """
+        values = torch.cat([_rows(maps, n) for maps, n in zip(raw, self.anchors, strict=True)], dim=1)
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        xy, wh, objectness, classes = values[..., :2], values[..., 2:4], values[..., 4], values[..., 5:]
+        centre = (self.cell + self.probability(xy) * self.scale - (self.scale - 1) / 2) / self.grid
+        half = ((2 * wh) ** 2 if self.new_coords else wh.exp()) * self.anchor / 2
+        boxes_xyxy = torch.cat([centre - half, centre + half], dim=2)
+        return boxes_xyxy, self.probability(objectness), classes
+
+    def probability(self, values: Tensor) -> Tensor:
+        """In [0, 1], of what the network gives for a position in its cell, for objectness or for a class."""
+        return values if self.new_coords else values.sigmoid()
+
+    def detect(
+        self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]], selection: Selection
+    ) -> list[dict[str, Tensor]]:
+        """Per image of (height, width) in `sizes` its detections, best first: boxes xyxy in its pixels, labels, scores.
+
+        A score is objectness x class probability; one anchor may give several classes.
+        """
+        boxes, objectness, classes = self(raw)
+        return [self._select(boxes[i], objectness[i], classes[i], size, selection) for i, size in enumerate(sizes)]
+
+    def _select(
+        self, boxes: Tensor, objectness: Tensor, classes: Tensor, size: tuple[int, int], selection: Selection
+    ) -> dict[str, Tensor]:
+        likely = torch.where(objectness > selection.score_threshold)[0]  # no score exceeds its objectness
+        scores = objectness[likely, None] * self.probability(classes[likely])
+        rows, labels = torch.where(scores > selection.score_threshold)
+        height, width = size
+        pixels = boxes[likely[rows]] * boxes.new_tensor([width, height, width, height])
+        kept = batched_nms(pixels, scores[rows, labels], labels, selection.nms_threshold)[: selection.limit]
+        found = pixels[kept]
+        return {
+            "boxes": clip_boxes_to_image(found, size) if selection.clip else found,
+            "labels": labels[kept],
+            "scores": scores[rows[kept], labels[kept]],
+        }
+
+
+def _table(level: Level, width: int, height: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each anchor of each cell, in the order of `_rows`: cell, grid, anchor, scale."""
+    count, (_, rows, columns) = len(level.anchors), level.shape
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    cell = torch.stack([column, row], dim=-1).reshape(-1, 2).repeat(count, 1).float()
+    grid = torch.tensor([columns, rows]).float().expand(len(cell), 2)
+    anchor = (torch.tensor(level.anchors) / torch.tensor([width, height])).repeat_interleave(rows * columns, dim=0)
+    return cell, grid, anchor, torch.full((len(cell), 1), level.scale)
+
+
+def _rows(maps: Tensor, anchors: int) -> Tensor:
+    """(N, anchors * fields, H, W) to (N, anchors * H * W, fields)."""
+    batch, _, rows, columns = maps.shape
+    return maps.reshape(batch, anchors, -1, rows, columns).permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -1,0 +1,73 @@
+"""The list of all networks, and building one by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+
+from torch import nn
+
+from models import darknet, fcos_small, torchvision_zoo, unet
+from models.errors import ModelError
+from models.options import Value, coerce, nearest
+from models.spec import ModelSpec
+
+SPECS: tuple[ModelSpec, ...] = (
+    *torchvision_zoo.SPECS,
+    darknet.SPEC,
+    fcos_small.SPEC,
+    unet.SPEC,
+)
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in SPECS}
+
+
+def find(name: str) -> ModelSpec:
+    """The spec of the model called `name`; a name with a colon, `package.module:SPEC`, is one's own, imported.
+
+    Raises:
+        ModelError: there is none; the message lists the nearest names.
+    """
+    if ":" in name:
+        return _imported(name)
+    if name in MODELS:
+        return MODELS[name]
+    close = nearest(name, MODELS)
+    hint = f"nearest: {', '.join(close)}; " if close else ""
+    raise ModelError(f"no model is called {name!r}; {hint}`shardlens models` lists all {len(MODELS)}")
+
+
+def _imported(name: str) -> ModelSpec:
+    """The spec at `package.module:NAME`, of a package that the workers can import too."""
+    module, _, attribute = name.partition(":")
+    try:
+        spec = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"no model at {name!r} ({error}); expected package.module:SPEC, importable on every worker"
+        ) from None
+    if not isinstance(spec, ModelSpec):
+        raise ModelError(f"{name!r} is a {type(spec).__name__}; expected a models.spec.ModelSpec")
+    return spec
+
+
+def build(
+    name: str, num_classes: int, options: Mapping[str, Value] | None = None, score_threshold: float | None = None
+) -> nn.Module:
+    """The network called `name` with random weights; nothing is downloaded.
+
+    `num_classes` counts the background where the spec says so. Options may be given as text ("0.45", "true"), as a
+    command line has them. `score_threshold` goes to the option that the spec names for it, before that option's own
+    value; where the spec names none, the caller filters.
+    """
+    spec = find(name)
+    least = 2 if spec.background else 1
+    if num_classes < least:
+        also = ", the background's included" if spec.background else ""
+        raise ModelError(f"{name} needs at least {least} labels{also}; {num_classes} given")
+    given = dict(options or {})
+    if spec.score_option is not None and score_threshold is not None:
+        given[spec.score_option] = score_threshold
+    model = spec.build(num_classes=num_classes, **coerce(spec, given))
+    cast(Any, model).num_classes = num_classes  # what `models.weights` compares a file's head with
+    return model
