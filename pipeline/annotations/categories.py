@@ -1,0 +1,103 @@
+"""Settling categories: rows that carry an id get its name, rows that carry a name get its id, the rest is flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.spec import BACKGROUND
+from pipeline import storage, tables
+from pipeline.annotations.problems import Flags, Problems
+from pipeline.annotations.source import Categorised
+from pipeline.errors import ConfigError
+
+
+def named(classes: str | None) -> tuple[str, ...]:
+    """Return the names in `classes`: comma-separated, or the URI of a .txt or .names file with one a line.
+
+    A first name `__background__` is left out: it is no category.
+
+    Raises:
+        ConfigError: there is no name, or one twice.
+    """
+    if classes is None:
+        return ()
+    is_file = classes.endswith((".txt", ".names"))
+    text = storage.read(storage.normalise(classes)).decode("utf-8-sig", "replace") if is_file else classes
+    lines = [line.strip() for line in (text.splitlines() if is_file else text.split(","))]
+    names = tuple(line for line in lines if line and line != BACKGROUND)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"the classes {classes!r} are {list(names)}: expected one name or more, each once")
+    return names
+
+
+def table(names: Sequence[str]) -> pa.Table:
+    """Make the category table of `names`, ids 1, 2, ..."""
+    return tables.from_rows(
+        [{"category_id": number, "name": name} for number, name in enumerate(names, 1)], tables.CATEGORIES
+    )
+
+
+@dataclass(frozen=True)
+class ById:
+    """Rows carry `category_id`; `categories` says the names."""
+
+    categories: pa.Table
+
+    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorised:
+        """Fill `category`; an id that is not listed becomes the category's name, without id."""
+        ids = annotations["category_id"].combine_chunks()
+        place = pc.index_in(ids, value_set=self.categories["category_id"].combine_chunks())
+        names = self.categories["name"].combine_chunks().take(place)
+        unknown = pc.and_(pc.is_valid(ids), pc.is_null(place))
+        names = pc.if_else(unknown, pc.cast(ids, pa.string()), names)
+        return _settled(
+            annotations,
+            pc.if_else(unknown, pa.scalar(None, pa.int64()), ids),
+            names,
+            unknown,
+            self.categories,
+            problems,
+        )
+
+
+@dataclass(frozen=True)
+class ByName:
+    """Rows carry `category`; the names are `names`, or where that is empty all that occur, sorted."""
+
+    names: tuple[str, ...] = ()
+
+    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorised:
+        """Fill `category_id`."""
+        found = annotations["category"].combine_chunks()
+        categories = table(self.names or sorted(pc.unique(pc.drop_null(found)).to_pylist()))
+        place = pc.index_in(found, value_set=pc.cast(categories["name"].combine_chunks(), pa.string()), skip_nulls=True)
+        ids = categories["category_id"].combine_chunks().take(place)
+        return _settled(annotations, ids, found, pc.is_null(place), categories, problems)
+
+
+def _settled(
+    annotations: pa.Table, ids: pa.Array, names: pa.Array, unknown: pa.Array, categories: pa.Table, problems: Problems
+) -> Categorised:
+    columns = annotations.schema.names
+    settled = annotations.set_column(columns.index("category_id"), tables.ANNOTATIONS.field("category_id"), ids)
+    settled = settled.set_column(columns.index("category"), tables.ANNOTATIONS.field("category"), names)
+    mask = np.asarray(unknown.to_numpy(zero_copy_only=False), dtype=bool)
+    if mask.any():
+        flags = Flags(annotations["flags"])
+        flags.mark("unknown-category", mask)
+        problems.add("unknown-category", int(mask.sum()), _strangers(names.filter(unknown), categories))
+        settled = settled.set_column(columns.index("flags"), tables.ANNOTATIONS.field("flags"), flags.column())
+    return Categorised(categories, settled)
+
+
+def _strangers(names: pa.Array, categories: pa.Table) -> list[str]:
+    """Say of each name that is not listed how often it occurs."""
+    listed = categories["name"].to_pylist()
+    expected = f"expected one of {', '.join(listed[:8])}{', ...' if len(listed) > 8 else ''}"
+    counts = {found["values"]: found["counts"] for found in pc.value_counts(names).to_pylist()}
+    return [f"category {name!r}, {counts[name]} times: {expected}" for name in sorted(counts, key=str)]

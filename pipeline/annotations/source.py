@@ -1,0 +1,144 @@
+"""What every annotation format becomes: listed images, annotation rows, categories, and the problems on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from pipeline import tables
+from pipeline.annotations.problems import Problems
+from pipeline.execution import Executor
+
+MaskKind = Literal["auto", "semantic", "instance"]
+
+LISTED = pa.schema(
+    [
+        ("image_id", pa.int64()),  # null = the format gives none
+        pa.field("file_name", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("width", pa.int32()),  # as the annotations tell it
+        ("height", pa.int32()),
+        ("split", pa.string()),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),
+        ("sidecar_uri", pa.string()),  # the image's own annotation file; null = none
+        ("sidecar_offset", pa.int64()),
+        ("sidecar_length", pa.int64()),
+    ]
+)
+"""Images as a reader lists them, before their headers are read."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for."""
+
+    images: str
+    """URI of the folder, prefix or tar that holds the images, or of a folder of tars."""
+    annotations: str | None = None
+    """URI of the annotation file or folder; None = beside the images, or none."""
+    split: str | None = None
+    """The one split wanted of a layout that has splits; the name of the whole otherwise."""
+    mask_kind: MaskKind = "auto"
+    """What the pixels of mask images are: class ids or instance ids."""
+    classes: tuple[str, ...] = ()
+    """Names of the categories 1, 2, ...; empty = those that occur."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What an image's own annotation file says."""
+
+    rows: tuple[dict[str, Any], ...]
+    """Annotation rows without ids; columns of `tables.ANNOTATIONS`."""
+    size: tuple[int, int] | None = None
+    """(width, height) that the file gives the image."""
+    problems: tuple[tuple[str, str], ...] = ()
+    """(kind, in words); the image is flagged with the kind."""
+
+
+class Sidecar(Protocol):
+    """Parses the annotation file of one image, in a worker."""
+
+    def __call__(self, data: bytes, where: str, file_name: str) -> Parsed:
+        """Parse `data`, found at `where`, the annotations of the image `file_name`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorised:
+    """Annotation rows with their categories settled."""
+
+    categories: pa.Table
+    annotations: pa.Table
+
+
+Categorise = Callable[[pa.Table, Problems], Categorised]
+"""Settle the categories of all annotation rows, once they are known."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as its reader found it."""
+
+    images: pa.Table
+    """Rows of `LISTED`; sorted by file_name where the format gives no ids."""
+    annotations: pa.Table
+    """Rows of `tables.ANNOTATIONS` of formats that keep all in one file; empty where images have their own files."""
+    categorise: Categorise
+    """Settles the categories of all rows together."""
+    sidecar: Sidecar | None = None
+    """Parses the images' own annotation files."""
+    has_ids: bool = False
+    """Whether image and annotation ids are the format's own, not to be changed."""
+    has_category_ids: bool = False
+    """Whether category ids are the format's own."""
+    problems: Problems = field(default_factory=Problems)
+
+
+class Reader(Protocol):
+    """Turns URIs into a `Source`; raises `DatasetError` where nothing can be made of them."""
+
+    def __call__(self, request: Request, executor: Executor) -> Source:
+        """Read what `request` asks for, wide work through `executor`."""
+        ...
+
+
+@dataclass
+class RowBuffer:
+    """Gathers rows and packs them a chunk at a time, so that millions never stand in memory as dicts."""
+
+    schema: pa.Schema
+    chunk: int = 16384
+    _rows: list[Mapping[str, Any]] = field(default_factory=list)
+    _packed: list[pa.Table] = field(default_factory=list)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row; columns absent from it are null."""
+        self._rows.append(row)
+        if len(self._rows) >= self.chunk:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._packed.append(tables.from_rows(self._rows, self.schema))
+        self._rows = []
+
+    def table(self) -> pa.Table:
+        """All rows taken so far."""
+        self._pack()
+        return pa.concat_tables(self._packed)
+
+
+def annotation_row(**columns: Any) -> dict[str, Any]:
+    """Make a row of `tables.ANNOTATIONS` with its usual values; ids of -1 are given later."""
+    usual = {"annotation_id": -1, "image_id": -1, "kind": "box", "iscrowd": False, "ignore": False, "flags": []}
+    return {**usual, **columns}
+
+
+def bbox_struct(x: float, y: float, width: float, height: float) -> dict[str, float]:
+    """Return a box (x, y of the top left corner, width, height; pixels) as the tables hold it."""
+    return {"x": x, "y": y, "width": width, "height": height}

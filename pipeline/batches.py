@@ -1,0 +1,55 @@
+"""Batches of one padded shape: which images share a batch depends on the shard and the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from models.spec import InputRule
+from pipeline.decode import Decoded
+from pipeline.fetch import Failure, Loaded
+from pipeline.shards import ImageRef
+
+PIXELS_HELD = 128_000_000
+"""Decoded pixels that may wait in batches not yet full."""
+
+
+@dataclass
+class Batch:
+    """Images of one padded shape."""
+
+    shape: tuple[int, int]
+    images: list[ImageRef] = field(default_factory=list)
+    decoded: list[Decoded] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all images in it."""
+        return sum(image.height * image.width for image in self.decoded)
+
+
+def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Batch | Failure]:
+    """Gather images by padded shape into batches of `size`; failures pass through.
+
+    A batch is given when it is full; the fullest ones sooner when too many pixels wait, the rest at the end, by shape.
+    """
+    open_batches: dict[tuple[int, int], Batch] = {}
+    held = 0
+    for image, decoded in loaded:
+        if isinstance(decoded, Failure):
+            yield decoded
+            continue
+        height, width = decoded.pixels.shape[:2]
+        shape = rule.shape(height, width)
+        batch = open_batches.setdefault(shape, Batch(shape))
+        batch.images.append(image)
+        batch.decoded.append(decoded)
+        held += height * width
+        while len(batch.images) == size or held > PIXELS_HELD:
+            largest = batch if len(batch.images) == size else max(open_batches.values(), key=lambda b: b.pixels)
+            held -= largest.pixels
+            yield open_batches.pop(largest.shape)
+            if largest is batch:
+                break
+    for shape in sorted(open_batches):
+        yield open_batches[shape]

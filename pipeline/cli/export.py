@@ -1,0 +1,29 @@
+"""`shardlens export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from pipeline.cli.console import Flat, Output, print_result
+from pipeline.exports import export_coco
+from pipeline.runs import open_committed
+from pipeline.storage import normalise
+from pipeline.warehouse import Warehouse, WarehouseRoot
+
+
+def export(
+    run: Annotated[str, Parameter(help="Name of a committed run.")],
+    *,
+    output: Annotated[str, Parameter(help="URI of the file to write.")],
+    format: Annotated[Literal["coco"], Parameter(help="Format of the file.")] = "coco",
+    warehouse: WarehouseRoot = "./warehouse",
+    printed: Annotated[Output, Flat] = Output(),  # noqa: B008 - frozen
+) -> None:
+    """Write a run's predictions as a COCO results file."""
+    report = export_coco(open_committed(Warehouse(warehouse), run), normalise(output))
+    said = [f"{report.rows} predictions written to {report.uri}"]
+    if report.left_out:
+        said.append(f"{report.left_out} left out: their labels are no category of the dataset")
+    print_result(report, printed, said)

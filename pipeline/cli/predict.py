@@ -1,0 +1,68 @@
+"""`shardlens predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipeline.cli.console import Flat, Output, print_result, progress_bars
+from pipeline.errors import ConfigError
+from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.networks import NetworkConfig  # noqa: F401 - Asked inherits its annotations, resolved here
+from pipeline.predict import PredictConfig, PredictReport
+from pipeline.predict import predict as run_predict
+from pipeline.retry import retry_quarantined as run_retry
+from pipeline.warehouse import WarehouseRoot  # noqa: F401 - as above
+
+
+@dataclass(frozen=True)
+class Asked(PredictConfig):
+    """A prediction as it is asked for on the command line, where a retry names a run and no dataset."""
+
+    dataset: str = ""
+    """Name of an ingested dataset."""
+
+
+def predict(
+    config: Annotated[Asked, Flat] = Asked(),
+    *,
+    executor: Annotated[ExecutorConfig, Flat] = ExecutorConfig(),  # noqa: B008 - frozen
+    output: Annotated[Output, Flat] = Output(),  # noqa: B008 - frozen
+    retry_quarantined: Annotated[str | None, Parameter(help="Try only this run's quarantined images again.")] = None,
+) -> None:
+    """Predict a dataset with a model and commit the run; the same command resumes what was interrupted."""
+    if not (config.dataset or retry_quarantined):
+        raise ConfigError("no dataset given: expected 'shardlens predict DATASET --model NAME --weights URI'")
+    if config.dataset and retry_quarantined:
+        raise ConfigError(
+            f"--retry-quarantined {retry_quarantined} takes its dataset and settings from the run: leave them out"
+        )
+    with open_executor(executor) as workers, progress_bars() as progress:
+        if retry_quarantined is not None:
+            allowed = None if config.max_quarantined == Asked.max_quarantined else config.max_quarantined
+            report = run_retry(config.warehouse, retry_quarantined, workers, progress, allowed)
+        else:
+            device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
+            threads = max(1, int(executor.cpus_per_worker))
+            report = run_predict(replace(config, device=device, threads=threads), workers, progress)
+    print_result(report, output, lines(report))
+
+
+def lines(report: PredictReport) -> list[str]:
+    """Say what came of a run."""
+    said = [
+        f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
+        f"@{report.dataset_version}, {report.quarantined} quarantined",
+        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, device waited {report.device_wait:.0%}"
+        + (f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""),
+        f"  {report.uri}",
+    ]
+    if report.unmatched_labels:
+        some = ", ".join(report.unmatched_labels[:8])
+        said.append(f"  {len(report.unmatched_labels)} labels name no category of the dataset: {some}")
+    if report.quarantined:
+        condition = f"run = '{report.run}' AND status <> 'ok'"
+        said.append(f'  why: shardlens query "SELECT image_id, stage, message FROM outcomes WHERE {condition}"')
+    return said

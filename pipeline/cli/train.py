@@ -1,0 +1,30 @@
+"""`shardlens train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pipeline.cli.console import Flat, Output, print_result, progress_bars
+from pipeline.train import TrainConfig, TrainReport
+from pipeline.train import train as run_train
+
+
+def train(config: Annotated[TrainConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008
+    """Fit a model to a dataset and write a checkpoint that 'predict --weights' takes."""
+    with progress_bars() as progress:
+        report = run_train(config, progress)
+    print_result(report, output, lines(report))
+
+
+def lines(report: TrainReport) -> list[str]:
+    """Say what came of a training run."""
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items() if name != "loss")
+    said = [
+        f"run {report.run}: {report.epochs} epochs of {report.images} images of {report.dataset}@{report.dataset_version}",
+        f"  loss {report.first_loss:.4f} -> {report.losses['loss']:.4f} ({losses})",
+        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, waited {report.data_wait:.0%} for images",
+        f"  {report.checkpoint}",
+    ]
+    if report.left_out:
+        said.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
+    return said

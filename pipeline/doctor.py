@@ -1,0 +1,239 @@
+"""What of this installation works: packages, processor, GPU, Ray, storage, Prefect; and how to mend what does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+
+from pipeline import storage
+from pipeline.errors import ShardlensError, StorageError
+from pipeline.execution import Lost
+from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.warehouse import Warehouse, WarehouseRoot
+
+State = Literal["ok", "warn", "fail"]
+ANSWER_S = 5.0
+LITTLE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part."""
+
+    part: str
+    state: State
+    found: str
+    remedy: str = ""
+    """What to do about it; empty where nothing needs to be done."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What to examine."""
+
+    warehouse: WarehouseRoot = "./warehouse"
+    """Root of the tables."""
+    ray: bool = True
+    """Start Ray, or join the cluster, and run something on it."""
+    address: str | None = None
+    """Ray cluster to join; None = RAY_ADDRESS, else one is started on this machine."""
+
+
+def examine(config: DoctorConfig) -> Iterator[Finding]:
+    """Look at one part after the other."""
+    yield python()
+    yield packages()
+    yield from torch_devices()
+    if config.ray:
+        yield ray(config.address)
+    yield from warehouse(config.warehouse)
+    yield prefect(os.environ.get("PREFECT_API_URL"))
+
+
+def python() -> Finding:
+    """The interpreter."""
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores"
+    return Finding("python", "ok", found)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def packages(distribution: str = "shardlens") -> Finding:
+    """Whether the installed packages are those that were asked for; some newer ones break Prefect's server."""
+    asked = [Requirement(line) for line in requires(distribution) or ()]
+    wanted = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
+    wrong = [said for each in wanted if (said := _misfit(each))]
+    if wrong:
+        return Finding("packages", "fail", "; ".join(wrong), "pip install --constraint constraints.txt --editable .")
+    return Finding("packages", "ok", f"{distribution} {version(distribution)} with the {len(wanted)} it asks for")
+
+
+def _misfit(wanted: Requirement) -> str | None:
+    """What is wrong with an installed package, None = nothing."""
+    try:
+        found = version(wanted.name)
+    except PackageNotFoundError:
+        return f"{wanted.name} is missing"
+    if wanted.specifier.contains(found, prereleases=True):
+        return None
+    return f"{wanted.name} is {found}, expected {wanted.specifier}"
+
+
+def torch_devices() -> Iterator[Finding]:
+    """Torch with torchvision, and what they compute on."""
+    try:
+        import torch  # seconds, and a broken one is a finding
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)  # fails where the two do not match
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding(
+            "torch",
+            "fail",
+            str(error),
+            "install a matching pair: pip install --constraint constraints.txt torch torchvision",
+        )
+        return
+    yield Finding("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
+    amx = torch.cpu._is_amx_tile_supported()
+    yield Finding("cpu", "ok", "multiplies bf16 natively (AMX)" if amx else "no AMX: --precision auto is fp32")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if names:
+        yield Finding("gpu", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}")
+    elif Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
+        remedy = "compare the driver (nvidia-smi) with torch's CUDA, and see that the container was started with --gpus"
+        yield Finding("gpu", "warn", f"an NVIDIA driver, but torch (CUDA {torch.version.cuda}) sees no GPU", remedy)
+    else:
+        yield Finding("gpu", "ok", "none: predictions are computed on the CPU")
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A stage that gives its item back."""
+
+    def setup(self) -> Callable[[int], int]:
+        """Nothing to load."""
+        return int
+
+
+def ray(address: str | None) -> Finding:
+    """Ray: a cluster that can be joined or started, and that runs something."""
+    begun = time.perf_counter()
+    try:
+        with open_executor(ExecutorConfig(kind="ray", workers="1:1", address=address, start_timeout=60)) as workers:
+            outcomes = list(workers.map(Echo(), [1]))
+    except ShardlensError as error:
+        return Finding("ray", "fail", str(error), "--executor local works without Ray")
+    lost = [outcome.reason for outcome in outcomes if isinstance(outcome, Lost)]
+    if lost:
+        return Finding(
+            "ray", "fail", f"a worker died: {lost[0]}", "see that it has memory, and the same packages as here"
+        )
+    where = (
+        f"cluster at {address or os.environ.get('RAY_ADDRESS')}"
+        if address or "RAY_ADDRESS" in os.environ
+        else "embedded"
+    )
+    return Finding("ray", "ok", f"{version('ray')}, {where}, first result after {time.perf_counter() - begun:.1f} s")
+
+
+def warehouse(root: str) -> Iterator[Finding]:
+    """The warehouse: reachable, readable, writable, and its store knows how to create an object only once."""
+    try:
+        place = Warehouse(root)
+        unreachable = _knock(place.root)
+        if unreachable:
+            yield unreachable
+            return
+        yield _contents(place)
+        yield _writing(place)
+    except ShardlensError as error:
+        yield Finding("warehouse", "fail", str(error))
+
+
+def _knock(root: str) -> Finding | None:
+    """What keeps the store of an S3 URI from answering; the store itself would be tried for minutes."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not root.startswith("s3") or endpoint is None:
+        return None
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        found = f"nothing answers at AWS_ENDPOINT_URL, {storage.redact(endpoint)} ({error})"
+        return Finding("warehouse", "fail", found, "see that the store runs there, and that the address is right")
+    return None
+
+
+def _contents(place: Warehouse) -> Finding:
+    """Whether there is a warehouse, and can be one."""
+    if storage.exists(place.path("warehouse.json")):
+        place.check()
+        datasets, runs = (len(storage.children(place.path(part))) for part in ("datasets", "runs"))
+        return Finding("warehouse", "ok", f"{place.root}: {datasets} datasets, {runs} runs")
+    strangers = storage.children(place.root)[:3]
+    if strangers:
+        found = f"{place.root} is no warehouse, and holds {', '.join(strangers)}"
+        return Finding("warehouse", "fail", found, "name another place with --warehouse or SHARDLENS_WAREHOUSE")
+    remedy = "make it with 'shardlens ingest', or name another place with --warehouse or SHARDLENS_WAREHOUSE"
+    return Finding("warehouse", "warn", f"{place.root}: nothing there yet", remedy)
+
+
+def _writing(place: Warehouse) -> Finding:
+    """Create a probe twice, the second time in vain, read it and delete it; a folder that is missing stays so."""
+    if storage.is_local(place.root):
+        folder = next(each for each in (Path(place.root), *Path(place.root).parents) if each.exists())
+        free = shutil.disk_usage(folder).free
+        if free < LITTLE_BYTES:
+            return Finding("storage", "warn", f"{free >> 20} MiB are free at {folder}", "free some space")
+        root, more = str(folder), f", {free >> 30} GiB free"
+    else:
+        root, more = place.root, ""
+    probe = storage.join(root, f".shardlens-probe-{uuid.uuid4().hex}")
+    begun = time.perf_counter()
+    try:
+        once, twice = storage.create(probe, b"probe"), storage.create(probe, b"other")
+        data = storage.read(probe)
+    finally:
+        storage.delete(probe)
+    if (once, twice, data) != (True, False, b"probe"):
+        raise StorageError(
+            f"{root} lets one object be created twice: two runs of one name could not be kept apart. "
+            "Use a store that honours If-None-Match, as S3 does"
+        )
+    return Finding("storage", "ok", f"{root}: written, read and deleted in {time.perf_counter() - begun:.2f} s{more}")
+
+
+def prefect(url: str | None) -> Finding:
+    """Prefect: installed, and its server healthy where one is named."""
+    found = f"{version('prefect')}"
+    if url is None:
+        return Finding(
+            "prefect", "ok", f"{found}; no server is named (PREFECT_API_URL): 'shardlens serve' brings its own"
+        )
+    shown = storage.redact(url)
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_S) as answer:
+            healthy = answer.status == 200
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        remedy = "start it (prefect server start), mend PREFECT_API_URL (it ends in /api), or unset it"
+        return Finding("prefect", "fail", f"{found}; the server at {shown} does not answer ({reason})", remedy)
+    return Finding("prefect", "ok" if healthy else "warn", f"{found}; the server at {shown} answers")

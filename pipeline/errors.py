@@ -1,0 +1,71 @@
+"""The tree of errors that Shardlens explains to its users; its root and the models' branch stand in `models.errors`."""
+
+from __future__ import annotations
+
+from models.errors import ModelError, ShardlensError, WeightsError
+
+__all__ = [
+    "AccessDeniedError",
+    "BucketNotFoundError",
+    "ConfigError",
+    "DatasetError",
+    "ExecutionError",
+    "ImageError",
+    "LocationNotFoundError",
+    "ModelError",
+    "QueryError",
+    "RunError",
+    "ShardlensError",
+    "StorageError",
+    "StorageUnavailableError",
+    "TrainingError",
+    "WeightsError",
+]
+
+
+class ConfigError(ShardlensError):
+    """A setting that cannot work, alone or with the others."""
+
+
+class StorageError(ShardlensError):
+    """A location that cannot be read or written."""
+
+
+class LocationNotFoundError(StorageError):
+    """An object, file, folder or bucket that is not there."""
+
+
+class BucketNotFoundError(LocationNotFoundError):
+    """A bucket that is not there, whatever was wanted in it."""
+
+
+class AccessDeniedError(StorageError):
+    """Credentials that are missing, wrong or not allowed to do this."""
+
+
+class StorageUnavailableError(StorageError):
+    """A store that kept failing after every retry: down, unreachable or full."""
+
+
+class DatasetError(ShardlensError):
+    """Images or annotations that cannot be taken in as they are."""
+
+
+class ImageError(ShardlensError):
+    """One image that cannot be fetched, decoded or predicted; it costs no neighbour."""
+
+
+class RunError(ShardlensError):
+    """A run that does not exist, is not whole, or was begun with other settings."""
+
+
+class ExecutionError(ShardlensError):
+    """Workers that cannot be had, or that die again and again."""
+
+
+class TrainingError(ShardlensError):
+    """A training that cannot go on: its loss or gradients are no finite numbers any more."""
+
+
+class QueryError(ShardlensError):
+    """SQL that is wrong, or that asks for what a query may not do."""

@@ -1,0 +1,170 @@
+"""Evaluate: score a committed run against its dataset's annotations, shard by shard, into metric tables.
+
+Each shard gives a partial, which is stored (`partials/` beside the metric tables) and used again as long as run, tasks
+and engine are the same; the driver merges them. A quarantined image counts as an image without predictions, so its
+objects are missed. Predictions that name no category of the dataset are not scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import runs, storage, tables
+from pipeline.datasets import Dataset
+from pipeline.errors import DatasetError, RunError
+from pipeline.execution import Executor, ProgressListener, no_progress
+from pipeline.metrics import coco, semantic
+from pipeline.metrics.coco import CocoScore
+from pipeline.metrics.collect import Partial, collect, image_ids
+from pipeline.metrics.deal import Deal, deal
+from pipeline.metrics.engines import find_engine
+from pipeline.metrics.semantic import SemanticScore
+from pipeline.metrics.stage import EvaluateStage
+from pipeline.runs import RunRecord
+from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
+
+EXPECTED = {"detection": ("bbox",), "instance": ("bbox", "segm"), "semantic": ("semantic",)}
+"""What a model's task is scored by, even if it predicted nothing."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Which run to score."""
+
+    run: str
+    """Name of a committed run."""
+    _: KW_ONLY
+    engine: str = "hotcoco"
+    """What computes COCO's AP and AR: hotcoco, or pycocotools, the slow reference; both give the same bits."""
+    warehouse: WarehouseRoot = "./warehouse"
+    """Root of the tables."""
+
+    def __post_init__(self) -> None:
+        check_name(self.run, "run")
+        find_engine(self.engine)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The score of a run."""
+
+    run: str
+    dataset: str
+    tasks: tuple[str, ...]
+    metrics: pa.Table
+    """Rows of `tables.METRICS`."""
+    curves: pa.Table
+    """Rows of `tables.CURVES`."""
+    metrics_uri: str
+    curves_uri: str
+    images: int
+    quarantined: int
+    """Images without predictions because they could not be read or predicted."""
+    notes: tuple[str, ...]
+    """What a reader of the figures should know, a sentence each."""
+
+    def summary(self) -> list[tuple[str, str, float | None]]:
+        """(task, metric, value) of the means over the categories, None = undefined; then how many images were scored."""
+        means = self.metrics.filter(pc.is_null(self.metrics["category_id"]))
+        rows = list(zip(*(means[name].to_pylist() for name in ("task", "metric", "value")), strict=True))
+        return [*rows, ("images", "scored", float(self.images)), ("images", "quarantined", float(self.quarantined))]
+
+
+def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListener = no_progress) -> Evaluation:
+    """Score a run and write its metric tables.
+
+    Raises:
+        RunError: the run does not exist or is not whole, or the dataset's annotations are of another kind.
+        DatasetError: the dataset has no annotations.
+        StorageError: a part that cannot be read.
+    """
+    record = runs.open_committed(Warehouse(config.warehouse), config.run)
+    dataset = Dataset.open(record.warehouse, record.dataset, record.dataset_version)
+    stage = EvaluateStage(_tasks(record, dataset), config.engine)
+    category_ids, names = (dataset.categories.sort_by("category_id")[key] for key in ("category_id", "name"))
+    shards = image_ids(record)
+    truth = deal(shards, dataset.images, dataset.annotations, category_ids.to_numpy())
+    parts = collect(record, stage, truth, executor, progress)
+    scores = _scores(record, stage, parts, len(names))
+    named = list(zip(category_ids.to_pylist(), names.to_pylist(), strict=True))
+    metrics = _table(record, [row for score in scores.values() for row in score.rows(named)], tables.METRICS)
+    curves = _table(record, [row for score in scores.values() for row in score.curve_rows(named)], tables.CURVES)
+    folder = record.warehouse.metrics(record.dataset, record.name)
+    uris = (storage.join(folder, "metrics.parquet"), storage.join(folder, "curves.parquet"))
+    images, quarantined = sum(map(len, shards)), sum(shard.quarantined for shard in record.parts)
+    notes = _notes(record, truth, parts, images, quarantined)
+    found = Evaluation(record.name, record.dataset, tuple(scores), metrics, curves, *uris, images, quarantined, notes)
+    _publish(found, record)
+    return found
+
+
+def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
+    """What the run could be scored by: its model's tasks as far as the truth has what they need."""
+    truth = dataset.annotations
+    where = f"dataset {dataset.name} (version {dataset.version})"
+    if truth.num_rows == 0:
+        raise DatasetError(
+            f"{where} has no annotations, so that run {record.name!r} cannot be scored: "
+            f"take it in again with 'shardlens ingest {dataset.name} ... --annotations URI' and predict again"
+        )
+    kinds = {kind["values"]: kind["counts"] for kind in truth["kind"].value_counts().to_pylist()}
+    has = {"bbox": {"box", "instance"} & kinds.keys(), "segm": {"instance"} & kinds.keys()}
+    has["semantic"] = {"instance", "region"} & kinds.keys()
+    wanted = EXPECTED.get(str(record.settings.get("task")), ("bbox", "segm"))
+    tasks = tuple(task for task in wanted if has[task])
+    if not tasks:
+        held = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(kinds.items()))
+        raise RunError(
+            f"run {record.name!r} is scored by {' and '.join(wanted)}, but the annotations of {where} are {held}: "
+            "predict with a model of the annotations' task, or take in annotations of the model's"
+        )
+    return tasks
+
+
+def _scores(
+    record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], categories: int
+) -> dict[str, CocoScore | SemanticScore]:
+    """Merge the partials, task by task; of an imported run, the tasks that its predictions are of."""
+    predicted = {task: sum(int(part[task]["found"]) for part in parts) for task in stage.tasks}
+    expected = EXPECTED.get(str(record.settings.get("task"))) or (stage.tasks if not any(predicted.values()) else ())
+    scores: dict[str, CocoScore | SemanticScore] = {}
+    for task in stage.tasks:
+        if not (predicted[task] or task in expected):
+            continue
+        if task == "semantic":
+            scores[task] = semantic.merge([part[task] for part in parts], categories)
+        else:
+            engine = find_engine(stage.engine)
+            scores[task] = coco.merge(
+                "segm" if task == "segm" else "bbox", [part[task] for part in parts], categories, engine
+            )
+    return scores
+
+
+def _notes(record: RunRecord, truth: Deal, parts: Sequence[Partial], images: int, quarantined: int) -> tuple[str, ...]:
+    unnamed = sum(int(part["predictions"]["unnamed"]) for part in parts)
+    notes = {
+        f"{quarantined} of {images} images were quarantined: they count as images without predictions, so that their "
+        "objects are missed": quarantined,
+        f"{unnamed} predictions name no category of dataset {record.dataset} and were not scored": unnamed,
+        f"none of the {images} images has an annotation: every figure is undefined": not truth.annotations.num_rows,
+    }
+    return tuple(note for note, holds in notes.items() if holds)
+
+
+def _table(record: RunRecord, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    return tables.from_rows([{"run": record.name, "dataset": record.dataset, **row} for row in rows], schema)
+
+
+def _publish(found: Evaluation, record: RunRecord) -> None:
+    """Publish the tables, the metrics last: where they are, their curves are. Footers say what was scored."""
+    facts = {"fingerprint": record.fingerprint, "images": found.images, "quarantined": found.quarantined}
+    footer = {runs.FOOTER: json.dumps({**facts, "notes": found.notes}, sort_keys=True)}
+    storage.publish(found.curves_uri, tables.to_bytes(found.curves, footer))
+    storage.publish(found.metrics_uri, tables.to_bytes(found.metrics, footer))

@@ -1,0 +1,160 @@
+"""The Ray cluster that stages run on: one that is there already, or one embedded for as long as it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from pipeline.errors import ExecutionError
+from pipeline.executors import keeper
+
+OBJECT_STORE = 128 << 20
+"""Bytes for what is too large to travel in a message; stages send descriptions and summaries only."""
+ANSWER_S = 10.0
+"""How long a cluster's address may take to accept a connection. Ray itself would wait for minutes."""
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[bool]:
+    """Connect to the cluster at `address` or RAY_ADDRESS; without either, start one that lives as long as the context.
+
+    A Ray that this process has initialised already is used as it is. An embedded cluster belongs to the thread that
+    starts it, which has to live as long: the kernel ends Ray's processes with that thread.
+
+    Yields:
+        Whether the cluster is embedded, and so has this machine alone.
+
+    Raises:
+        ExecutionError: nothing answers there, or no cluster can be started.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if ray.is_initialized():
+        yield False
+    elif address == "local":
+        with _embedded():
+            yield True
+    else:
+        _join(address)
+        try:
+            yield False
+        finally:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    remedy = "start one with 'ray start --head', or give no address (and no RAY_ADDRESS) to start one for the command"
+    try:
+        if address != "auto":
+            _knock(address)
+        ray.init(address, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise ExecutionError(f"no Ray cluster can be joined at {address!r} ({reason}): {remedy}") from error
+
+
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("expected HOST:PORT, ray://HOST:PORT or auto")
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+
+
+@contextmanager
+def _embedded() -> Iterator[None]:
+    try:
+        guard_token()
+        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    except OSError as error:
+        raise ExecutionError(f"no Ray cluster can be started, its files cannot be written: {error}") from error
+    with _kept(folder):
+        try:
+            _start(folder)
+            yield
+        finally:
+            ray.shutdown(wait_for_processes=True)
+
+
+def _start(folder: str) -> None:
+    # The folder is short, for the sockets in it have paths of 107 bytes at most, and ours alone: Ray makes its
+    # own writable by everyone, and would also leave the address there for any other program's ray.init() to find.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its children's log files to the collector
+            ray.init(
+                "local",
+                num_cpus=_cores(),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE,
+                _temp_dir=os.path.join(folder, "r"),
+                _system_config={"prestart_worker_first_driver": False},  # actors only: no workers to spare
+            )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ExecutionError(f"no Ray cluster can be started on this machine: {error}") from error
+
+
+def _cores() -> int | None:
+    """Cores that this process may use; None = Ray counts them, and knows of containers' quotas."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    allowed = len(os.sched_getaffinity(0))
+    return None if allowed == os.cpu_count() else allowed
+
+
+@contextmanager
+def _kept(folder: str) -> Iterator[None]:
+    """Whatever happens to this process, no process of the cluster and no file of it remains."""
+    command = [sys.executable, "-I", "-S", keeper.__file__, folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield
+
+
+def guard_token() -> None:
+    """Make the token of this user's clusters, whoever has it can run code on them, before Ray does: readable by all."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(parents=True, exist_ok=True)
+    if not token.exists():
+        with tempfile.NamedTemporaryFile("w", dir=token.parent) as draft, suppress(FileExistsError):  # mode 0600
+            draft.write(secrets.token_hex(32))
+            draft.flush()
+            os.link(draft.name, token)  # whole or not there, for others may be starting
+    token.chmod(0o600)
+
+
+def holds(cpus: float, gpus: float) -> int:
+    """How many workers of `cpus` and `gpus` the cluster's nodes can hold, were they free."""
+    wanted = {name: share for name, share in (("CPU", cpus), ("GPU", gpus)) if share > 0}
+    each = [min(int(node.get(name, 0) / share + 1e-9) for name, share in wanted.items()) for node in _nodes()]
+    return sum(each)
+
+
+def describe() -> str:
+    """Say what the cluster has."""
+    nodes = _nodes()
+    each = sorted({f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes})
+    return f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} of {', '.join(each)}"
+
+
+def _nodes() -> list[dict[str, float]]:
+    found: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in found if node["Alive"]]
+
+
+def grows() -> bool:
+    """Whether the cluster has an autoscaler, which may bring what is not there yet."""
+    config = ray._private.state.state.get_cluster_config()
+    return bool(config and config.node_group_configs)

@@ -1,0 +1,215 @@
+"""Training on Ray: one worker process for each share of a step, started and watched by Ray Train's TorchTrainer.
+
+It only wires: the workers run `pipeline.training.loop`, the first one publishes the checkpoint, and what comes back is
+small. Nothing of the run passes through `ray.train.report`, which would hold each worker up until the controller's next
+look at it; progress goes through a queue, and Ray's own storage stays empty.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train.torch import get_device
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.queue import Queue
+
+from pipeline.errors import ExecutionError, ShardlensError
+from pipeline.execution import Progress, ProgressListener
+from pipeline.executors import cluster
+from pipeline.executors.config import ExecutorConfig
+from pipeline.training.job import TrainJob
+from pipeline.training.loop import fit
+from pipeline.training.records import Trained
+
+REPORT_EVERY_S = 0.25
+LOOK_EVERY_S = 0.2
+FAREWELL_S = 10.0
+"""How long a run that was called off may take to end its workers."""
+
+ANYWHERE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(LOOK_EVERY_S), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+"""How often Ray's controller looks at its workers (2 s by itself, which a short run would notice)."""
+ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""A cluster of one machine is taken away as a whole, or not at all: the process that watches for it is spared."""
+
+
+@dataclass
+class RayWorker:
+    """A worker of a cluster; progress goes to the driver's queue, a few times a second at most."""
+
+    queue: Queue
+    rank: int
+    world_size: int
+    device: str
+    _last: float = field(default=0.0)
+
+    def report(self, progress: Progress) -> None:
+        """Put progress into the driver's queue; a driver that has gone takes its workers with it.
+
+        Raises:
+            ExecutionError: nobody listens any more.
+        """
+        now = time.monotonic()
+        if now - self._last < REPORT_EVERY_S and progress.done < progress.total:
+            return
+        self._last = now
+        try:
+            self.queue.put(progress)
+        except RayError:
+            raise ExecutionError("training was called off: the process that started it listens no more") from None
+
+
+def fit_on_ray(job: TrainJob, progress: ProgressListener) -> Trained:
+    """Run the training loop on the workers of a Ray cluster, one of this machine if no address is given.
+
+    Raises:
+        ShardlensError: what a worker raised, unchanged.
+        ExecutionError: the workers cannot be had, or one died.
+    """
+    with cluster.connect(job.config.executor.address):
+        check_room(job)
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(job.config.executor.start_timeout)}
+        environment = _environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
+        with environment, tempfile.TemporaryDirectory(prefix="shardlens-train-") as folder:
+            queue = Queue(actor_options={"num_cpus": 0})
+            training = _start(job, queue, folder)
+            try:
+                return _listen(training, queue, progress)
+            finally:
+                queue.shutdown(force=True)  # without which the workers stop too, should they still be at work
+                wait([training], FAREWELL_S)
+
+
+def _start(job: TrainJob, queue: Queue, folder: str) -> Future[Trained]:
+    """Train in a thread of its own: in the main one Ray would take Ctrl-C over, and not give it back."""
+    training: Future[Trained] = Future()
+
+    def run() -> None:
+        try:
+            training.set_result(_fit(job, queue, folder))
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, which raises it
+            training.set_exception(error)
+
+    Thread(target=run, name="train", daemon=True).start()
+    return training
+
+
+def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
+    trainer = TorchTrainer(
+        _train,
+        train_loop_config={"job": job, "queue": queue},
+        scaling_config=ScalingConfig(
+            num_workers=job.config.workers,
+            use_gpu=job.config.executor.gpus_per_worker > 0,
+            resources_per_worker=_resources(job.config.executor),
+        ),
+        run_config=RunConfig(
+            name=job.run,
+            storage_path=folder,
+            failure_config=FailureConfig(controller_failure_limit=0),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        raise explain(error) from error
+    trained: Trained = result.return_value  # what the first worker's `_train` returned
+    return trained
+
+
+def _train(config: dict[str, Any]) -> Trained:
+    """Be one of the workers."""
+    context = ray.train.get_context()
+    return fit(
+        config["job"], RayWorker(config["queue"], context.get_world_rank(), context.get_world_size(), str(get_device()))
+    )
+
+
+def _listen(training: Future[Trained], queue: Queue, progress: ProgressListener) -> Trained:
+    """Pass progress on, in the caller's thread, until the training ends."""
+    while True:
+        ended = bool(wait([training], timeout=LOOK_EVERY_S).done)
+        for found in _take(queue):
+            progress(found)
+        if ended:
+            return training.result()
+
+
+def _take(queue: Queue) -> list[Progress]:
+    """What has been put into the queue; nothing if its process is gone, which the workers notice as well."""
+    try:
+        found: list[Progress] = queue.get_nowait_batch(queue.qsize())
+    except RayError:
+        return []
+    return found
+
+
+def _resources(config: ExecutorConfig) -> dict[str, float]:
+    """What Ray reserves for a worker."""
+    gpus = {"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}
+    return {"CPU": config.cpus_per_worker, **gpus}
+
+
+def check_room(job: TrainJob) -> None:
+    """Refuse workers that the cluster never has room for; Ray would wait for it to grow.
+
+    Raises:
+        ExecutionError: it holds fewer, and does not grow.
+    """
+    asked = job.config.executor
+    room = cluster.holds(asked.cpus_per_worker, asked.gpus_per_worker)
+    if room < job.config.workers and not cluster.grows():
+        raise ExecutionError(
+            f"{job.config.workers} workers of {asked.cpus_per_worker:g} CPU and {asked.gpus_per_worker:g} GPU asked for, "
+            f"but the cluster can hold {room} ({cluster.describe()}): lower --workers, --cpus-per-worker or "
+            "--gpus-per-worker, or join a larger cluster"
+        )
+
+
+def explain(error: TrainingFailedError) -> ShardlensError:
+    """The error of ours that ended the training, else one that says which worker failed and how."""
+    failures: dict[int, Exception] = dict(getattr(error, "worker_failures", {}))
+    for failure in failures.values():
+        if isinstance(failure, ShardlensError):
+            return failure
+    for rank, failure in failures.items():
+        text = str(failure).strip().partition("\n")[0]
+        if isinstance(getattr(failure, "health_check_failure", failure), RayError):
+            return ExecutionError(
+                f"training worker {rank} died ({text}): memory may be short; use a smaller --batch-size or --cache-mb, or "
+                "fewer workers on a machine, and run the same command again"
+            )
+        return ExecutionError(f"training worker {rank} failed: {type(failure).__name__}: {text}")
+    cause: Any = getattr(error, "controller_failure", error)
+    if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+        return ExecutionError(
+            f"the cluster made no room for {cause.num_workers} workers in time: others hold it, or it grows too slowly; wait "
+            "for them, use fewer --workers, or give a longer --start-timeout"
+        )
+    return ExecutionError(f"Ray could not run the training: {type(cause).__name__}: {str(cause).strip()}")
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that Ray Train reads here and hands on; those set already stay as they are."""
+    ours = {key: value for key, value in settings.items() if key not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key in ours:
+            os.environ.pop(key, None)

@@ -1,0 +1,141 @@
+"""Images of a shard, fetched many at once and decoded by threads, in their order; a failing one costs no neighbour."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pipeline import storage
+from pipeline.decode import Decoded, DecodePolicy, decode
+from pipeline.errors import AccessDeniedError, BucketNotFoundError, ImageError, StorageError, StorageUnavailableError
+from pipeline.shards import ImageRef
+
+T = TypeVar("T")
+
+FETCH_AT_ONCE = 16
+PIXELS_IN_FLIGHT = 64_000_000
+"""Decoded pixels (3 bytes each) that may wait for the model, a single larger image aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an image is quarantined."""
+
+    image_id: int
+    stage: str
+    """fetch, decode, predict or worker."""
+    error: str
+    message: str
+
+
+Loaded = tuple[ImageRef, Decoded | Failure]
+
+
+def load(images: Sequence[ImageRef], policy: DecodePolicy, decoders: int = 2) -> Iterator[Loaded]:
+    """Fetch and decode `images`, in order, the next ones while the last are used.
+
+    Raises:
+        StorageUnavailableError: the store failed after every retry; that is no fault of an image.
+    """
+    chunks = [images[start : start + FETCH_AT_ONCE] for start in range(0, len(images), FETCH_AT_ONCE)]
+    with ThreadPoolExecutor(1, "fetch") as fetcher, ThreadPoolExecutor(decoders, "decode") as pool:
+        fetched = deque(fetcher.submit(_fetch, chunk) for chunk in chunks[:1])
+        for number, chunk in enumerate(chunks):
+            if number + 1 < len(chunks):
+                fetched.append(fetcher.submit(_fetch, chunks[number + 1]))
+            yield from _decode_in_order(pool, chunk, fetched.popleft().result(), policy)
+
+
+def _fetch(chunk: Sequence[ImageRef]) -> list[bytes | StorageError]:
+    found = storage.read_many([(image.uri, image.offset, image.length) for image in chunk])
+    if len(found) > 1 and all(isinstance(one, AccessDeniedError | BucketNotFoundError) for one in found):
+        assert isinstance(found[0], StorageError)
+        raise found[0]  # no fault of an image: the credentials or the bucket are wrong for all of them
+    return found
+
+
+def _decode_in_order(
+    pool: ThreadPoolExecutor, chunk: Sequence[ImageRef], data: list[bytes | StorageError], policy: DecodePolicy
+) -> Iterator[Loaded]:
+    """Decode ahead of the consumer until the pixels in flight reach their bound."""
+    waiting: deque[tuple[ImageRef, Future[Decoded | Failure]]] = deque()
+    pixels = 0
+    for position, image in enumerate(chunk):
+        cost = _pixels(image)
+        while waiting and pixels + cost > PIXELS_IN_FLIGHT:
+            first, future = waiting.popleft()
+            pixels -= _pixels(first)
+            yield first, future.result()
+        waiting.append((image, pool.submit(_decode, image, data[position], policy)))
+        data[position] = b""
+        pixels += cost
+    for image, future in waiting:
+        yield image, future.result()
+
+
+def _pixels(image: ImageRef) -> int:
+    return (image.width or 0) * (image.height or 0)
+
+
+def _decode(image: ImageRef, data: bytes | StorageError, policy: DecodePolicy) -> Decoded | Failure:
+    if isinstance(data, StorageUnavailableError):
+        raise data
+    if isinstance(data, StorageError):
+        return Failure(image.image_id, "fetch", type(data).__name__, str(data))
+    if image.length is not None and len(data) != image.length:
+        return Failure(
+            image.image_id, "fetch", "ImageError", f"{image.uri}: {len(data)} of {image.length} bytes at {image.offset}"
+        )
+    try:
+        return decode(data, policy)
+    except ImageError as error:
+        return Failure(image.image_id, "decode", "ImageError", f"{image.file_name}: {error}")
+
+
+class Prefetch(Generic[T]):
+    """An iterator that runs ahead in a thread of its own, by at most `depth` items; closing it ends the thread."""
+
+    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
+        self._queue: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(items,), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def _run(self, items: Iterable[T]) -> None:
+        try:
+            for item in items:
+                if not self._put(("item", item)):
+                    return
+            self._put(("end", None))
+        except BaseException as error:  # noqa: BLE001 - carried to the consumer's thread, which raises it
+            self._put(("error", error))
+
+    def _put(self, entry: tuple[str, T | BaseException | None]) -> bool:
+        """Wait for room, unless the consumer has gone."""
+        while not self._stop.is_set():
+            try:
+                self._queue.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            kind, value = self._queue.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]  # an item, as its kind says
+
+    def close(self) -> None:
+        """End the thread; items made ahead are dropped."""
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,86 @@
+"""The partials of a run: those that are stored are used again, the others are made by the executor."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from pipeline import storage, tables
+from pipeline.errors import ExecutionError, StorageError
+from pipeline.execution import Executor, Lost, Progress, ProgressListener
+from pipeline.metrics import partials
+from pipeline.metrics.deal import Deal
+from pipeline.metrics.engines import find_engine
+from pipeline.metrics.objects import Ints
+from pipeline.metrics.stage import EvaluateStage
+from pipeline.runs import RunRecord
+
+PROTOCOL = 1
+"""Goes up when a partial of the same parts would hold something else."""
+
+Partial = Mapping[str, partials.Arrays]
+
+
+def image_ids(record: RunRecord) -> list[Ints]:
+    """The image_ids of every shard, by its outcomes part.
+
+    Raises:
+        StorageError: a part that cannot be read.
+    """
+    shards: list[Ints] = []
+    for data in storage.read_many([(uri, None, None) for uri in record.outcome_parts()]):
+        if isinstance(data, StorageError):
+            raise data
+        shards.append(tables.from_bytes(data, ["image_id"])["image_id"].to_numpy())
+    return shards
+
+
+def collect(
+    record: RunRecord, stage: EvaluateStage, deal: Deal, executor: Executor, progress: ProgressListener
+) -> list[Partial]:
+    """The partials of all shards, by task.
+
+    Raises:
+        ExecutionError: a shard's worker died at every attempt.
+        StorageError: a part that cannot be read.
+    """
+    folder = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")
+    names = _names(record, stage)
+    found = _stored(folder, names)
+    total = len(names)
+    progress(Progress("evaluate", len(found), total, "shards"))
+    missing = [shard for shard in range(total) if shard not in found]
+    works = deal.works(record.prediction_parts(), [storage.join(folder, name) for name in names], missing)
+    for outcome in executor.map(stage, works):
+        if isinstance(outcome, Lost):
+            raise ExecutionError(
+                f"shard {outcome.item.shard} of run {record.name!r} was not evaluated, its worker died {outcome.attempts} "
+                f"times ({outcome.reason}): memory may be short; use fewer workers. The other shards' partials are kept"
+            )
+        found[outcome.item.shard] = partials.unpack(outcome.value)
+        progress(Progress("evaluate", len(found), total, "shards"))
+    return [found[shard] for shard in range(total)]
+
+
+def _names(record: RunRecord, stage: EvaluateStage) -> list[str]:
+    """Names of the partials; each says by its digest what it was made of."""
+    engine = find_engine(stage.engine).name
+    names = []
+    for shard, parts in enumerate(record.parts):
+        made_of = [PROTOCOL, record.fingerprint, stage.tasks, engine, parts.predictions.sha256, parts.outcomes.sha256]
+        names.append(f"shard-{shard:05d}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.partial")
+    return names
+
+
+def _stored(folder: str, names: Sequence[str]) -> dict[int, Partial]:
+    """Partials of an earlier evaluation, by shard; a damaged one counts as missing."""
+    there = set(storage.children(folder))
+    shards = [shard for shard, name in enumerate(names) if name in there]
+    read = storage.read_many([(storage.join(folder, names[shard]), None, None) for shard in shards])
+    found: dict[int, Partial] = {}
+    for shard, data in zip(shards, read, strict=True):
+        with contextlib.suppress(ValueError):
+            found[shard] = partials.unpack(data if isinstance(data, bytes) else b"")
+    return found

@@ -1,0 +1,73 @@
+"""Dealing a run's truth out to its shards: read and sorted once in the driver, sliced when a shard asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.metrics.objects import Ints, Scope
+from pipeline.metrics.stage import ShardTruth
+
+TRUTH = ("image_id", "category_id", "kind", "bbox", "area", "iscrowd", "ignore", "segmentation")
+"""Columns of the annotations that metrics read."""
+
+
+@dataclass(frozen=True)
+class Deal:
+    """The truth of a run's images, by shard."""
+
+    annotations: pa.Table
+    """The columns `TRUTH` of the run's images, shard after shard."""
+    cuts: Ints
+    """(shards + 1,) where each shard's rows begin."""
+    scopes: list[Scope]
+    """What each shard is about."""
+
+    def works(
+        self, predictions: Sequence[str], partials: Sequence[str], missing: Sequence[int]
+    ) -> Iterator[ShardTruth]:
+        """The shards named in `missing`, each with its slice of the truth; the URIs are by shard."""
+        for shard in missing:
+            rows = self.annotations.slice(self.cuts[shard], self.cuts[shard + 1] - self.cuts[shard])
+            yield ShardTruth(shard, predictions[shard], partials[shard], self.scopes[shard], _packed(rows))
+
+
+def deal(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints) -> Deal:
+    """Deal `annotations` out.
+
+    Args:
+        shards: image_ids of each shard, every image in one shard.
+        images: rows of `tables.IMAGES`, sorted by image_id, the shards' images at least.
+        annotations: rows of `tables.ANNOTATIONS`, sorted by image_id; those of other images are left out.
+        category_ids: (K,) ascending, the categories that are scored.
+    """
+    every = np.concatenate([np.zeros(0, dtype=np.int64), *shards])
+    owner = np.repeat(np.arange(len(shards)), [len(ids) for ids in shards])
+    by_id = np.argsort(every, kind="stable")
+    every, owner = every[by_id], owner[by_id]
+    image_ids = annotations["image_id"].to_numpy()
+    kept = np.flatnonzero(np.isin(image_ids, every))
+    owners = owner[np.searchsorted(every, image_ids[kept])]
+    order = np.argsort(owners, kind="stable")
+    cuts = np.searchsorted(owners[order], np.arange(len(shards) + 1))
+    rows = annotations.select(list(TRUTH)).take(kept[order])
+    return Deal(rows, cuts, [_scope(np.sort(ids), every, images, category_ids) for ids in shards])
+
+
+def _scope(image_ids: Ints, every: Ints, images: pa.Table, category_ids: Ints) -> Scope:
+    rows = images.take(np.searchsorted(images["image_id"].to_numpy(), image_ids))
+    sides = [pc.fill_null(rows[side], 0).to_numpy().astype(np.int64) for side in ("height", "width")]
+    return Scope(image_ids, np.searchsorted(every, image_ids), np.stack(sides, axis=1), category_ids)
+
+
+def _packed(rows: pa.Table) -> bytes:
+    """Arrow IPC of a slice alone; pickling would send the whole table that it is a slice of."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

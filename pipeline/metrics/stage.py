@@ -1,0 +1,62 @@
+"""The half of an evaluation that runs on workers: a shard's predictions and truth become a partial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage, tables
+from pipeline.metrics import coco, partials, semantic
+from pipeline.metrics.engines import find_engine
+from pipeline.metrics.objects import Scope
+
+FOUND = ("image_id", "category_id", "kind", "score", "bbox", "segmentation")
+"""Columns of the predictions that metrics read."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardTruth:
+    """One shard of a run, ready to be evaluated; it travels to a worker."""
+
+    shard: int
+    predictions: str
+    """URI of the shard's predictions part."""
+    partial: str
+    """URI that the partial is published under."""
+    scope: Scope
+    annotations: bytes
+    """The truth of the shard's images, Arrow IPC: pickling a slice of a table would send the whole table along."""
+
+
+@dataclass(frozen=True)
+class EvaluateStage:
+    """Makes and stores a shard's partial."""
+
+    tasks: tuple[str, ...]
+    engine: str
+
+    def setup(self) -> Callable[[ShardTruth], bytes]:
+        """Return the function of a shard; there is no state."""
+        return self.evaluate
+
+    def evaluate(self, work: ShardTruth) -> bytes:
+        """Give the partial's bytes, after publishing them."""
+        wanted = [name for name in FOUND if name != "segmentation" or self.tasks != ("bbox",)]
+        predictions = tables.from_bytes(storage.read(work.predictions), wanted)
+        with pa.ipc.open_stream(work.annotations) as reader:
+            annotations = reader.read_all()
+        made = {task: self._partial(task, work.scope, annotations, predictions) for task in self.tasks}
+        unnamed = predictions["category_id"].null_count
+        data = partials.pack({**made, "predictions": {"unnamed": np.array(unnamed)}})
+        storage.publish(work.partial, data)
+        return data
+
+    def _partial(self, task: str, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> partials.Arrays:
+        if task == "semantic":
+            return semantic.partial(scope, annotations, predictions)
+        return coco.partial(
+            "segm" if task == "segm" else "bbox", scope, annotations, predictions, find_engine(self.engine)
+        )

@@ -1,0 +1,283 @@
+"""Prediction over a dataset: resolve, plan, run what is missing, isolate what kills workers, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+
+from pipeline import runs
+from pipeline.categories import LabelMap, match
+from pipeline.datasets import Dataset
+from pipeline.decode import DecodePolicy
+from pipeline.errors import ConfigError, ExecutionError, RunError
+from pipeline.execution import Done, Executor, Lost, Progress, ProgressListener, no_progress
+from pipeline.networks import Network, NetworkConfig, resolve
+from pipeline.poison import isolate
+from pipeline.predictor import PRECISIONS, PredictStage, ShardReport, ShardWork
+from pipeline.runs import RunRecord, ShardParts
+from pipeline.shards import Plan, plan
+from pipeline.tables import digest
+from pipeline.uris import normalise
+from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """What to predict, with what, and how."""
+
+    dataset: str
+    """Name of an ingested dataset; NAME@VERSION = not its latest version but that one."""
+    _: KW_ONLY
+    network: Annotated[NetworkConfig, Parameter(name="*")] = field(default_factory=NetworkConfig)
+    """Which network, with which weights."""
+    run: str | None = None
+    """Name of the run; None = the model's name and the fingerprint's first digits, so that the same command resumes."""
+    split: str | None = None
+    """Predict this split alone."""
+    batch_size: int = 8
+    """Images of one padded shape that go through the network at once, at most."""
+    shard_size: int = 64
+    """Images that are published, retried and resumed as one."""
+    precision: str = "auto"
+    """fp32, bf16, fp16, or auto: bf16 where the hardware multiplies it natively, else fp32."""
+    threads: Annotated[int, Parameter(parse=False)] = 1
+    """Computing threads of a worker on the CPU; float rounding may depend on it, so it belongs to the run."""
+    device: Annotated[str, Parameter(parse=False)] = "cpu"
+    """cpu or cuda."""
+    max_pixels: int = 100_000_000
+    """Larger images are quarantined by their header."""
+    max_quarantined: float = 0.01
+    """Share of images that may be quarantined before the run fails, after everything else has been written."""
+    warehouse: WarehouseRoot = "./warehouse"
+    """Root of the tables."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: expected 1 or more")
+        if self.precision not in {"auto", *PRECISIONS}:
+            raise ConfigError(f"precision {self.precision!r}: expected auto, {', '.join(PRECISIONS)}")
+        if not 0 <= self.max_quarantined <= 1:
+            raise ConfigError(f"max_quarantined {self.max_quarantined}: expected a share from 0 to 1")
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What came of a run."""
+
+    run: str
+    dataset: str
+    dataset_version: str
+    images: int
+    predictions: int
+    quarantined: int
+    resumed_shards: int
+    """Shards that an earlier attempt had finished."""
+    seconds: float
+    images_per_second: float
+    """Of this attempt; 0 if nothing was left to do."""
+    device_wait: float
+    """Share of the workers' time in which the device waited for images."""
+    unmatched_labels: tuple[str, ...]
+    """Labels of the model that name no category; their rows carry no category id."""
+    uri: str
+    """Folder of the prediction parts."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run prepared: everything that the workers need, and the plan."""
+
+    record: RunRecord
+    stage: PredictStage
+    shards: Plan
+    labels: LabelMap
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Turn auto into bf16 where the hardware multiplies it natively (CPUs with AMX, GPUs from Ampere on), else fp32."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        capable = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capable = bool(torch.cpu._is_amx_tile_supported())
+    return "bf16" if capable else "fp32"
+
+
+def prepare(config: PredictConfig) -> Job:
+    """Resolve dataset, network, labels and plan, and begin or take up the run.
+
+    Raises:
+        DatasetError, ModelError, WeightsError, ConfigError: what was asked for is not there or does not fit together.
+        RunError: the run's name is taken by other settings.
+    """
+    warehouse = Warehouse(config.warehouse)
+    name, _, version = config.dataset.partition("@")
+    dataset = Dataset.open(warehouse, name, version or None)
+    network = resolve(config.network)
+    labels = match(network.labels, dataset.categories)
+    shards = plan(dataset.images, config.shard_size, config.split)
+    precision = resolve_precision(config.precision, config.device)
+    policy = DecodePolicy(max_pixels=config.max_pixels)
+    settings = {
+        **network.identity(),
+        "images": digest(dataset.images.select(["image_id", "file_name", "width", "height"])),
+        "split": config.split,
+        "shard_size": config.shard_size,
+        "batch_size": config.batch_size,
+        "precision": precision,
+        "threads": config.threads,
+        "device": config.device,
+        "memory_format": "channels_last",
+        "decode": asdict(policy),
+    }
+    origin = {"config": _as_resolved(config, dataset, network, precision), "software": _software()}
+    draft = RunRecord(warehouse, "draft", dataset.name, dataset.version, settings, len(shards), origin)
+    plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
+    name = check_name(config.run or f"{plain}-{draft.fingerprint[:8]}", "run")
+    record = runs.begin(replace(draft, name=name))
+    stage = PredictStage(record, network, labels, policy, precision, config.batch_size, config.threads, config.device)
+    return Job(record, stage, shards, labels)
+
+
+def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network, precision: str) -> dict[str, Any]:
+    """The configuration that gives the same run from another folder, on another machine, after another ingest."""
+    files = set(network.spec.text_options)
+    option = tuple(f"{k}={normalise(v) if k in files else v}" for k, v in config.network.options.items())
+    labels = config.network.labels and normalise(config.network.labels)
+    asked = replace(config.network, model=network.model, option=option, weights=network.weights, labels=labels)
+    return asdict(replace(config, dataset=f"{dataset.name}@{dataset.version}", network=asked, precision=precision))
+
+
+def _software() -> dict[str, str]:
+    return {name: version(name) for name in ("shardlens", "torch", "torchvision", "numpy", "pillow", "pyarrow")}
+
+
+def predict(config: PredictConfig, executor: Executor, progress: ProgressListener = no_progress) -> PredictReport:
+    """Predict a dataset, or what an interrupted attempt left of it, and commit the run.
+
+    Raises:
+        ShardlensError: see `prepare`; also a store that stays down, and more quarantined images than are allowed (after
+            everything else has been written).
+    """
+    begun = time.perf_counter()
+    job = prepare(config)
+    before = runs.present(job.record)
+    missing = (ShardWork(shard) for shard in job.shards if shard.index not in before)
+    tally = Tally(job, progress, before)
+    tally.run(executor, missing)
+    if job.record.commit is None:
+        check_quarantined(job.record, tally.parts.values(), config.max_quarantined)
+        runs.commit(job.record, tally.parts.values(), tally.figures(begun))
+    elif tally.images:  # parts of a committed run were lost, and are here again
+        runs.recommit(job.record, tally.parts.values(), tally.figures(begun))
+    return report(job, tally, begun)
+
+
+class Tally:
+    """Collects the workers' results; what killed workers is isolated and tried once more."""
+
+    def __init__(self, job: Job, progress: ProgressListener, parts: Mapping[int, ShardParts]) -> None:
+        self.job = job
+        self.progress = progress
+        self.parts = dict(parts)
+        self.resumed = len(parts)
+        self.images = 0
+        self.forward_s = 0.0
+        self.wait_s = 0.0
+        self._show()
+
+    def run(self, executor: Executor, works: Iterable[ShardWork]) -> None:
+        """Run `works`, then what was lost, without the images to blame.
+
+        Raises:
+            ExecutionError: a shard kills its workers though each of its images survives alone.
+        """
+        lost = self._take(executor, works)
+        again = [replace(item.item, failures=isolate(executor, self.job.stage, item.item.shard)) for item in lost]
+        for item in self._take(executor, again):
+            raise ExecutionError(
+                f"shard {item.item.shard.index} ended its worker {item.attempts} times as a whole ({item.reason}), "
+                "its images alone did not: memory may be short; use fewer workers or a smaller --batch-size"
+            )
+
+    def _take(self, executor: Executor, works: Iterable[ShardWork]) -> list[Lost[ShardWork]]:
+        lost: list[Lost[ShardWork]] = []
+        for outcome in executor.map(self.job.stage, works):
+            if isinstance(outcome, Lost):
+                lost.append(outcome)
+            else:
+                self._add(outcome)
+        return lost
+
+    def _add(self, outcome: Done[ShardWork, ShardReport]) -> None:
+        parts = outcome.value.parts
+        assert parts is not None, "only probes publish nothing"
+        self.parts[parts.shard] = parts
+        self.images += outcome.value.images
+        self.forward_s += outcome.value.forward_s
+        self.wait_s += outcome.value.wait_s
+        self._show()
+
+    def _show(self) -> None:
+        done = sum(parts.outcomes.rows for parts in self.parts.values())
+        bad = sum(parts.quarantined for parts in self.parts.values())
+        total = self.job.shards.images.num_rows
+        self.progress(Progress("predict", done, total, detail=f"{bad} quarantined" if bad else ""))
+
+    def figures(self, begun: float) -> dict[str, float]:
+        """Times of this attempt."""
+        seconds = time.perf_counter() - begun
+        busy = self.forward_s + self.wait_s
+        return {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.images / seconds, 3),
+            "forward_seconds": round(self.forward_s, 3),
+            "device_wait": round(self.wait_s / busy, 4) if busy else 0.0,
+        }
+
+
+def check_quarantined(record: RunRecord, parts: Iterable[ShardParts], allowed: float) -> None:
+    """Refuse to commit when too many images failed.
+
+    Raises:
+        RunError: the share is above `allowed`; the parts stay, so that nothing has to be predicted again.
+    """
+    counts = [(p.quarantined, p.outcomes.rows) for p in parts]
+    bad, images = sum(q for q, _ in counts), sum(n for _, n in counts)
+    if bad > allowed * images:
+        reasons = record.warehouse.outcomes(record.dataset, record.name)
+        raise RunError(
+            f"run {record.name!r}: {bad} of {images} images are quarantined ({bad / images:.1%}), more than the "
+            f"{allowed:.1%} of --max-quarantined. Everything is written, the reasons too ({reasons}); try those images "
+            f"again with 'shardlens predict --retry-quarantined {record.name}', or give the same command with a larger "
+            "--max-quarantined to commit the run as it is"
+        )
+
+
+def report(job: Job, tally: Tally, begun: float) -> PredictReport:
+    """Sum a run up."""
+    parts = tally.parts.values()
+    figures = tally.figures(begun)
+    record = job.record
+    return PredictReport(
+        run=record.name,
+        dataset=record.dataset,
+        dataset_version=record.dataset_version,
+        images=sum(p.outcomes.rows for p in parts),
+        predictions=sum(p.predictions.rows for p in parts),
+        quarantined=sum(p.quarantined for p in parts),
+        resumed_shards=tally.resumed,
+        seconds=figures["seconds"],
+        images_per_second=figures["images_per_second"],
+        device_wait=figures["device_wait"],
+        unmatched_labels=job.labels.unmatched,
+        uri=record.warehouse.predictions(record.dataset, record.name),
+    )

@@ -1,0 +1,71 @@
+"""Trying the quarantined images of a run again, and putting what they give in the place of their failures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline import runs, storage, tables
+from pipeline.errors import RunError
+from pipeline.execution import Executor, ProgressListener, no_progress
+from pipeline.networks import NetworkConfig
+from pipeline.predict import Job, PredictConfig, PredictReport, Tally, check_quarantined, prepare, report
+from pipeline.predictor import ShardWork
+from pipeline.runs import ShardParts
+from pipeline.warehouse import Warehouse
+
+
+def retry_quarantined(
+    warehouse: str,
+    run: str,
+    executor: Executor,
+    progress: ProgressListener = no_progress,
+    max_quarantined: float | None = None,
+) -> PredictReport:
+    """Predict only the quarantined images of a run again, with the run's own settings.
+
+    Args:
+        max_quarantined: share that may stay quarantined in a run not committed yet; None = as the run was asked.
+
+    Raises:
+        RunError: the run does not exist, was imported, or has not been predicted to its end.
+    """
+    begun = time.perf_counter()
+    record = runs.find(Warehouse(warehouse), run)
+    if "config" not in record.origin:
+        raise RunError(f"run {run!r} was imported, not predicted here: there is no model to try its images again with")
+    job = prepare(_config(record.origin["config"], warehouse, run))
+    first = (
+        runs.finished(record) if record.commit is None else {p.shard: p for p in record.parts} | runs.finished(record)
+    )
+    if len(first) != record.shards:
+        raise RunError(
+            f"run {run!r} has {len(first)} of {record.shards} shards: finish it first, with the command that began it"
+        )
+    generation = 1 + max(runs.generation_of(parts) for parts in first.values())
+    tally = Tally(job, progress, first)
+    tally.run(executor, _quarantined(job, first, generation))
+    allowed = max_quarantined if max_quarantined is not None else record.origin["config"]["max_quarantined"]
+    if record.commit is None:
+        check_quarantined(record, tally.parts.values(), allowed)
+    runs.recommit(record, tally.parts.values(), tally.figures(begun))
+    return report(job, tally, begun)
+
+
+def _config(asked: Mapping[str, Any], warehouse: str, run: str) -> PredictConfig:
+    """The run's configuration, as its record has it."""
+    network = NetworkConfig(**{**asked["network"], "option": tuple(asked["network"]["option"])})
+    return PredictConfig(**{**asked, "network": network, "warehouse": warehouse, "run": run})
+
+
+def _quarantined(job: Job, first: Mapping[int, ShardParts], generation: int) -> Iterator[ShardWork]:
+    """The shards with quarantined images, those images alone."""
+    folder = job.record.warehouse.outcomes(job.record.dataset, job.record.name)
+    for index, parts in sorted(first.items()):
+        if parts.quarantined:
+            outcomes = tables.from_bytes(storage.read(storage.join(folder, parts.outcomes.name)))
+            bad = outcomes.filter(pc.not_equal(outcomes["status"], "ok"))["image_id"].to_pylist()
+            yield ShardWork(job.shards[index].only(frozenset(bad)), generation=generation, base=parts)

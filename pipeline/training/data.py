@@ -1,0 +1,101 @@
+"""The batches of a worker: images through the same fetch and decode as prediction, targets from the dataset's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.spec import InputRule
+from pipeline.datasets import Dataset
+from pipeline.decode import Decoded, DecodePolicy
+from pipeline.errors import DatasetError
+from pipeline.fetch import Failure, load
+from pipeline.shards import ImageRef, Plan
+from pipeline.training.job import TrainJob, usable_images
+from pipeline.training.order import Numbers, epoch_steps, mirrored, share
+from pipeline.training.samples import Sample, SampleMaker, blank, mirror
+from pipeline.training.truth import read, select
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker computes in a step."""
+
+    image_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    weight: float
+    """Share of the whole step's images that these are; 0 where the worker has none and computes on a blank one."""
+    images: int
+    """Images of the whole step, all workers together."""
+
+
+class TrainingData:
+    """The images of one worker's epochs, and what of them is kept in memory."""
+
+    def __init__(self, job: TrainJob, rule: InputRule) -> None:
+        dataset = Dataset.open(job.warehouse, job.config.dataset, job.dataset_version)
+        images, _ = usable_images(dataset.images, job.split)
+        self.job = job
+        self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
+        self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
+        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size)
+        self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
+        self.unreadable: dict[int, Failure] = {}
+        self._kept: dict[int, Sample] = {}
+        self._room = job.config.cache_mb << 20
+
+    def epoch(self, epoch: int, rank: int, workers: int) -> Iterator[Batch]:
+        """Batches of worker `rank`; every worker has equally many, one a step."""
+        config = self.job.config
+        steps = epoch_steps(len(self.images), config.batch_size * workers, config.seed, epoch)
+        parts = [share(step, rank, workers) for step in steps]
+        samples = self._samples(np.concatenate(parts))
+        for step, part in zip(steps, parts, strict=True):
+            yield self._batch([next(samples) for _ in part], len(step), epoch)
+
+    def _samples(self, positions: Numbers) -> Iterator[tuple[int, Sample | None]]:
+        """Image id and sample in the order of `positions`; None for an image that cannot be read."""
+        kept = self._kept.copy()
+        wanted = [self.images[i] for i in positions]
+        loaded = load([image for image in wanted if image.image_id not in kept], self.policy)
+        for image in wanted:
+            if image.image_id in kept:
+                yield image.image_id, kept[image.image_id]
+            else:
+                yield image.image_id, self._take(*next(loaded))
+
+    def _take(self, image: ImageRef, decoded: Decoded | Failure) -> Sample | None:
+        """Make a sample and keep it while there is room."""
+        if isinstance(decoded, Failure):
+            self._leave_out(decoded)
+            return None
+        sample = self.make(decoded, self.truth.of(image.image_id), image.image_id)
+        if sample.bytes <= self._room:
+            self._room -= sample.bytes
+            self._kept[image.image_id] = sample
+        return sample
+
+    def _leave_out(self, failure: Failure) -> None:
+        """Note an image that cannot be read.
+
+        Raises:
+            DatasetError: there are too many of them.
+        """
+        self.unreadable[failure.image_id] = failure
+        allowed = self.job.config.max_unreadable * len(self.images)
+        if len(self.unreadable) > allowed:
+            raise DatasetError(
+                f"{len(self.unreadable)} of {len(self.images)} images cannot be read, more than the "
+                f"{self.job.config.max_unreadable:.1%} of --max-unreadable; the last is image {failure.image_id} "
+                f"({failure.stage}): {failure.message}"
+            )
+
+    def _batch(self, found: Sequence[tuple[int, Sample | None]], images: int, epoch: int) -> Batch:
+        good = [(image_id, sample) for image_id, sample in found if sample is not None]
+        if not good:
+            return Batch((), (blank(self.job.spec.task),) * 2, 0.0, images)
+        config = self.job.config
+        samples = tuple(mirror(s) if config.flip and mirrored(config.seed, epoch, i) else s for i, s in good)
+        return Batch(tuple(i for i, _ in good), samples, len(good) / images, images)

@@ -1,0 +1,219 @@
+"""A training run prepared: everything that its workers must agree on, checked before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import models
+from models.options import Value, coerce
+from models.spec import BACKGROUND, ModelSpec
+from pipeline import storage
+from pipeline.datasets import Dataset
+from pipeline.errors import ConfigError, DatasetError, LocationNotFoundError, WeightsError
+from pipeline.execution import Progress
+from pipeline.training.config import TrainConfig
+from pipeline.training.objectives import VOID
+from pipeline.training.truth import Truth, read, select
+from pipeline.warehouse import Warehouse, check_name
+
+NOT_SETTINGS = {"run", "warehouse", "executor", "cache_mb", "option"}
+"""Fields of the configuration that change no weight."""
+WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask"}
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What travels to the workers: the configuration, and what was resolved from it."""
+
+    config: TrainConfig
+    run: str
+    dataset_version: str
+    split: str | None
+    images: int
+    """Images of an epoch."""
+    labels: tuple[str, ...]
+    """Names of the model's labels, the background's included."""
+    label_of: Mapping[int, int]
+    """Category id -> label."""
+    options: Mapping[str, Value]
+    init_sha256: str | None
+    left_out: Mapping[str, int]
+    """How many annotations and images cannot be learnt from, by reason."""
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """Where the tables and the checkpoint lie."""
+        return Warehouse(self.config.warehouse)
+
+    @property
+    def folder(self) -> str:
+        """Where the checkpoint goes."""
+        return self.warehouse.checkpoints(self.run)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The zoo's row."""
+        return models.find(self.config.model)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that can change a weight."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in NOT_SETTINGS}
+        return settings | {
+            "dataset_version": self.dataset_version,
+            "split": self.split,
+            "labels": list(self.labels),
+            "options": dict(self.options),
+            "init": self.init_sha256,
+            "image_size": list(self.config.image_size) if self.config.image_size else None,
+            "workers": self.config.workers,
+            "device": self.config.device,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
+
+class Worker(Protocol):
+    """What the loop knows of the process that it runs in; whoever starts it has set torch.distributed up."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the first worker."""
+        ...
+
+    @property
+    def world_size(self) -> int:
+        """Workers in all."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What torch calls the device that it computes on."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Say how far the run is; called by rank 0 after every step, so it must cost next to nothing."""
+        ...
+
+
+def prepare(config: TrainConfig) -> TrainJob:
+    """Read the tables and see that there is something to learn.
+
+    Raises:
+        ConfigError: settings that do not go together, or not with the dataset: split, model, workers.
+        DatasetError: no such dataset, or nothing in it that the model can learn from.
+        ModelError, WeightsError: an unknown model or option; nothing at `init`.
+    """
+    spec = models.find(config.model)
+    _check_model(config, spec)
+    dataset = Dataset.open(Warehouse(config.warehouse), config.dataset)
+    split = choose_split(config, dataset.images)
+    images, unreadable = usable_images(dataset.images, split)
+    truth = select(read(dataset), images, spec.task, dataset.categories)
+    check_truth(truth, images, split, config)
+    labels, label_of = name_labels(spec, dataset.categories)
+    left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
+    options, init = coerce(spec, config.options), _init_digest(config.init)
+    job = TrainJob(config, "draft", dataset.version, split, images.num_rows, labels, label_of, options, init, left_out)
+    if job.images < config.workers:
+        raise ConfigError(
+            f"{job.images} images for {config.workers} workers: expected one each at least; use fewer --workers"
+        )
+    return named(job)
+
+
+def named(job: TrainJob) -> TrainJob:
+    """Give the job its name: the one asked for, or the model's and the fingerprint's first digits."""
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.config.model)
+    return replace(job, run=check_name(job.config.run or f"{plain}-{job.fingerprint[:8]}", "run"))
+
+
+def _check_model(config: TrainConfig, spec: ModelSpec) -> None:
+    if not spec.trainable:
+        known = ", ".join(sorted(name for name, other in models.MODELS.items() if other.trainable))
+        raise ConfigError(f"model {spec.name} cannot be trained here, only predict; these can: {known}")
+    if config.image_size and spec.task != "semantic":
+        sizes = ", ".join(f"{key}=..." for key in ("min_size", "max_size"))
+        raise ConfigError(
+            f"image_size is for semantic models; {spec.name} resizes by itself: give its options ({sizes})"
+        )
+
+
+def choose_split(config: TrainConfig, images: pa.Table) -> str | None:
+    """The split to learn from; None = all images of a dataset that has no splits.
+
+    Raises:
+        ConfigError: the dataset has no such split, or splits of other names than train.
+    """
+    known = sorted(s for s in images["split"].unique().to_pylist() if s is not None)
+    wanted = config.split or ("train" if known else None)
+    if wanted is None or wanted in known:
+        return wanted
+    listed = f"it has {', '.join(known)}" if known else "it has none: leave --split out to learn from all its images"
+    raise ConfigError(f"dataset {config.dataset} has no split {wanted!r}: {listed}")
+
+
+def usable_images(images: pa.Table, split: str | None) -> tuple[pa.Table, int]:
+    """Images of the split whose header could be read at ingest, and the number of the others."""
+    chosen = images if split is None else images.filter(pc.equal(images["split"], split))
+    readable = chosen.filter(pc.is_valid(chosen["width"])).combine_chunks()
+    return readable, chosen.num_rows - readable.num_rows
+
+
+def check_truth(truth: Truth, images: pa.Table, split: str | None, config: TrainConfig) -> None:
+    """Refuse to learn from nothing.
+
+    Raises:
+        DatasetError: no row of these images is of use to the model's task.
+    """
+    if truth.rows.num_rows and truth.rows["category_id"].null_count < truth.rows.num_rows:
+        return
+    task = models.find(config.model).task
+    reasons = ", ".join(f"{count} {reason}" for reason, count in truth.left_out.items()) or "no annotations at all"
+    raise DatasetError(
+        f"nothing to learn from: {config.model} needs at least one {WHAT_IS_LEARNT[task]} of a category in "
+        f"{f'split {split!r}' if split else 'the images'} of {config.dataset} ({images.num_rows} images), which hold {reasons}"
+    )
+
+
+def name_labels(spec: ModelSpec, categories: pa.Table) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names of the labels, one for each category by its id after the background, and category id -> label.
+
+    Raises:
+        ConfigError: more categories than a label map can tell apart.
+    """
+    names = tuple(categories["name"].to_pylist())
+    first = 1 if spec.background else 0
+    if spec.task == "semantic" and first + len(names) > VOID:
+        raise ConfigError(f"{len(names)} categories: a semantic model tells at most {VOID - first} apart here")
+    label_of = {category: first + i for i, category in enumerate(categories["category_id"].to_pylist())}
+    return ((BACKGROUND,) * first + names, label_of)
+
+
+def _init_digest(uri: str | None) -> str | None:
+    return None if uri is None else hashlib.sha256(read_init(uri)).hexdigest()
+
+
+def read_init(uri: str) -> bytes:
+    """Read the weights to start from: a file, or a checkpoint's folder.
+
+    Raises:
+        WeightsError: nothing is there.
+    """
+    place = storage.normalise(uri)
+    inside = storage.join(place, "model.safetensors")
+    try:
+        return storage.read(inside if storage.exists(inside) else place)
+    except LocationNotFoundError as error:
+        raise WeightsError(f"no weights to start from at {error}") from None
