@@ -1,0 +1,91 @@
+"""The stages' own configurations as forms: Prefect draws one from a parameter's JSON schema, here are its words."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from cyclopts import Parameter
+from pydantic import GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """Marks a flow's parameter that is a configuration: `Annotated[PredictConfig, Form(PredictConfig)]`.
+
+    The line under each field of the dataclass becomes the line under its input, and fields that the command line
+    does not ask for (`Parameter(parse=False)`) are not asked for here either. Dataclasses within are drawn alike.
+    """
+
+    config: type
+    """The dataclass."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Pydantic's hook: describe the schema that it made."""
+        schema = handler(core)
+        _describe(self.config, schema, handler)
+        return schema
+
+
+def _describe(config: type, schema: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
+    """Put each field's line into the schema of `config`, in place, and of the dataclasses within."""
+    for branch in schema.get("anyOf", [schema]):
+        if branch.get("type") == "null":
+            continue
+        fields = handler.resolve_ref_schema(branch).get("properties", {})
+        for name in _unasked(config):
+            fields.pop(name, None)
+        lines = field_lines(config)
+        for name, field in fields.items():
+            field.setdefault("title", name.replace("_", " ").title())  # else a dataclass within shows its class's name
+            if name in lines:
+                field["description"] = lines[name]
+        for name, within in _within(config):
+            if name in fields:
+                _describe(within, fields[name], handler)
+
+
+def field_lines(config: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, by name."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    lines: dict[str, str] = {}
+    for field, below in itertools.pairwise(body):
+        text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, str):
+            lines[field.target.id] = inspect.cleandoc(text)
+    return lines
+
+
+def _unasked(config: type) -> Iterator[str]:
+    """Fields that are derived, never given."""
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        if any(isinstance(mark, Parameter) and mark.parse is False for mark in getattr(hint, "__metadata__", ())):
+            yield name
+
+
+def _within(config: type) -> Iterator[tuple[str, type]]:
+    """Fields that are dataclasses themselves."""
+    for name, hint in get_type_hints(config).items():
+        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            yield name, kind
+
+
+def given(config: Any) -> dict[str, Any]:
+    """The fields of a configuration that differ from their defaults, as JSON knows them: a deployment's parameters."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value, default = given(value), {}
+        if value != default:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found

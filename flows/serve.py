@@ -1,0 +1,188 @@
+"""`shardlens serve`: predict a dataset on a schedule, with a Prefect server of its own where none is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Annotated, Any
+from zoneinfo import available_timezones
+
+from cyclopts import App, Parameter
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.flow_runs import arun_deployment
+from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
+from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
+
+from flows.forms import given
+from flows.inference import dataset_inference
+from flows.patience import Patience
+from flows.server import prefect_server
+from pipeline import storage
+from pipeline.categories import match
+from pipeline.cli.console import Flat
+from pipeline.datasets import Dataset
+from pipeline.errors import ConfigError
+from pipeline.executors import ExecutorConfig
+from pipeline.networks import Network, resolve
+from pipeline.predict import PredictConfig
+from pipeline.refresh import sources
+from pipeline.warehouse import Warehouse, check_name
+
+ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""While a run is under way the schedule's next one is left out; the one after it finds what it would have found."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """When a dataset is predicted, and what is done beside that."""
+
+    cron: str = "0 * * * *"
+    """Minute, hour, day of month, month, day of week; each hour by itself. '30 2 * * *' = at half past two, each night."""
+    timezone: str = "UTC"
+    """Time zone of the schedule, as Europe/Berlin."""
+    name: str | None = None
+    """Name of the deployment; None = dataset and model. Serving it again replaces its settings."""
+    now: Annotated[bool, Parameter(negative="")] = False
+    """Predict once at the start too."""
+    refresh: bool = True
+    """Look for new images where the dataset came from, each time, and take it in again if there are any."""
+    evaluate: bool = True
+    """Score each run, if the dataset has annotations."""
+    port: int | None = None
+    """Port of the embedded Prefect server; None = 4200, or a free one. With PREFECT_API_URL set, that server is used."""
+
+    def __post_init__(self) -> None:
+        if self.timezone not in available_timezones():
+            raise ConfigError(f"time zone {self.timezone!r} is not known: expected one as UTC or Europe/Berlin")
+        if self.name is not None:
+            check_name(self.name, "deployment")
+        self.schedule()
+
+    def schedule(self) -> Any:
+        """The schedule as Prefect has it.
+
+        Raises:
+            ConfigError: the cron line is not one.
+        """
+        try:
+            return Cron(self.cron, timezone=self.timezone)
+        except ValueError:
+            raise ConfigError(
+                f"cron {self.cron!r} is not a schedule: expected minute, hour, day of month, month, day of week, "
+                "as '30 2 * * *' for half past two each night"
+            ) from None
+
+
+def serve(
+    config: Annotated[PredictConfig, Flat],
+    *,
+    schedule: Annotated[ServeConfig, Flat] = ServeConfig(),
+    executor: Annotated[ExecutorConfig, Flat] = ExecutorConfig(),  # noqa: B008 - frozen
+    patience: Annotated[Patience, Flat] = Patience(),  # noqa: B008 - frozen
+) -> None:
+    """Predict a dataset on a schedule, until interrupted; Prefect's page shows the runs and takes more by hand.
+
+    What is new at the dataset's source is taken in first. A dataset that did not change is not predicted again.
+    """
+    network = checked(config, schedule)
+    name = schedule.name or f"{config.dataset}-by-{network.model}"
+    parameters: dict[str, Any] = {
+        "predict": given(placed(config)),
+        "refresh": schedule.refresh,
+        "evaluate": schedule.evaluate,
+        "executor": given(executor),
+        "patience": given(patience),
+    }
+    deployment = RunnerDeployment.from_flow(
+        dataset_inference,
+        name,
+        schedule=schedule.schedule(),
+        concurrency_limit=ONE_AT_A_TIME,
+        parameters=parameters,
+        tags=["shardlens", config.dataset],
+        version=version("shardlens"),
+        entrypoint_type=EntrypointType.MODULE_PATH,  # a run imports the flow anew; it could not be sent
+    )
+    with prefect_server(schedule.port) as url:
+        asyncio.run(keep(deployment, schedule, url.removesuffix("/api")))
+    print("stopped; the schedule is paused until it is served again", file=sys.stderr)
+
+
+async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str) -> None:
+    """Register a deployment and start its runs when they are due, until interrupted or terminated."""
+    runner = Keeper(name=deployment.name, pause_on_shutdown=True)
+    deployment_id = await runner.aadd_deployment(deployment)
+    print(f"{deployment.flow_name}/{deployment.name}: '{schedule.cron}' {schedule.timezone}", file=sys.stderr)
+    print(f"  runs and artifacts: {page}/deployments/deployment/{deployment_id}", file=sys.stderr)
+    print("  Ctrl-C stops it", file=sys.stderr, flush=True)
+    if schedule.now:
+        await arun_deployment(deployment_id, timeout=0, as_subflow=False)
+    await runner.keep()
+
+
+class Keeper(Runner):
+    """Starts what is due. Its end is orderly: a run under way is cancelled, so that it gives back the schedule's slot."""
+
+    async def keep(self) -> None:
+        """Start what is due, until SIGINT or SIGTERM; a second SIGINT does not wait for the end."""
+        loop = asyncio.get_running_loop()
+        self.told = asyncio.Event()
+        loop.add_signal_handler(signal.SIGINT, self.handle_sigterm)
+        work, end = asyncio.create_task(self.start()), asyncio.create_task(self.told.wait())
+        await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_signal_handler(signal.SIGINT)
+        if self.started:
+            await self.astop()
+        end.cancel()
+        await work
+
+    def handle_sigterm(self, *_: object) -> None:
+        """Called by Prefect too; its own handler forgets to await the end of the runs."""
+        asyncio.get_running_loop().call_soon_threadsafe(self.told.set)
+
+
+def checked(config: PredictConfig, schedule: ServeConfig) -> Network:
+    """Make sure now, not at night, that the scheduled runs will find what they need.
+
+    Raises:
+        ShardlensError: dataset, network or labels are not there or do not fit together.
+    """
+    if config.run is not None:
+        raise ConfigError(
+            f"--run {config.run} cannot name the runs of a schedule, of which each new version of the dataset has one: "
+            "leave it out, they are named after model and settings"
+        )
+    if "@" in config.dataset:
+        raise ConfigError(
+            f"{config.dataset} is one version of a dataset, and never changes: name the dataset alone to predict what is new "
+            "on a schedule, or predict this version once with 'shardlens predict'"
+        )
+    dataset = Dataset.open(Warehouse(config.warehouse), config.dataset)
+    if schedule.refresh:
+        sources(config.warehouse, config.dataset)
+    network = resolve(config.network)
+    match(network.labels, dataset.categories)
+    return network
+
+
+def placed(config: PredictConfig) -> PredictConfig:
+    """Make places absolute, so that they hold in any folder."""
+    weights, labels = _absolute(config.network.weights), _absolute(config.network.labels)
+    network = replace(config.network, weights=weights, labels=labels)
+    return replace(config, warehouse=storage.normalise(config.warehouse), network=network)
+
+
+def _absolute(place: str | None) -> str | None:
+    return os.path.abspath(place) if place is not None and os.path.exists(place) else place
+
+
+if __name__ == "__main__":
+    from pipeline.cli import run
+
+    run(App(name="flows.serve", default_command=serve))

@@ -1,0 +1,83 @@
+"""The stages as flows of their own, each of its one task; `flows.inference` puts them in a row."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+
+from flows import logs, tasks
+from flows.forms import Form
+from flows.patience import Patience
+from pipeline.datasets import IngestConfig, IngestReport
+from pipeline.evaluate import EvaluateConfig, Evaluation
+from pipeline.executors import ExecutorConfig
+from pipeline.predict import PredictConfig, PredictReport
+from pipeline.train import TrainConfig, TrainReport
+
+logs.leave_out_tracebacks()
+
+Workers = Annotated[ExecutorConfig, Form(ExecutorConfig)]
+Trying = Annotated[Patience, Form(Patience)]
+
+
+@flow(name="ingest", flow_run_name="ingest {config.name}", persist_result=False)
+def ingest(
+    config: Annotated[IngestConfig, Form(IngestConfig)],
+    executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
+    patience: Trying = Patience(),  # noqa: B008 - frozen
+) -> IngestReport:
+    """Take images and annotations into the warehouse as a dataset.
+
+    Args:
+        config: What to take in, and as what.
+        executor: Where it runs, and on how many workers.
+        patience: How often and how long it is tried.
+    """
+    return patience.on(tasks.ingest)(config, executor)
+
+
+@flow(name="predict", flow_run_name="predict {config.dataset}", persist_result=False)
+def predict(
+    config: Annotated[PredictConfig, Form(PredictConfig)],
+    executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
+    patience: Trying = Patience(),  # noqa: B008 - frozen
+) -> PredictReport:
+    """Predict a dataset with a model and commit the run; an interrupted run is resumed.
+
+    Args:
+        config: What to predict, with what, and how.
+        executor: Where it runs, and on how many workers.
+        patience: How often and how long it is tried.
+    """
+    return patience.on(tasks.predict)(config, executor)
+
+
+@flow(name="evaluate", flow_run_name="evaluate {config.run}", persist_result=False)
+def evaluate(
+    config: Annotated[EvaluateConfig, Form(EvaluateConfig)],
+    executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
+    patience: Trying = Patience(),  # noqa: B008 - frozen
+) -> Evaluation:
+    """Score a committed run against its dataset's annotations: AP and AR, Dice and IoU.
+
+    Args:
+        config: Which run to score.
+        executor: Where it runs, and on how many workers.
+        patience: How often and how long it is tried.
+    """
+    return patience.on(tasks.evaluate)(config, executor)
+
+
+@flow(name="train", flow_run_name="train {config.model} on {config.dataset}", persist_result=False)
+def train(
+    config: Annotated[TrainConfig, Form(TrainConfig)],
+    patience: Trying = Patience(),  # noqa: B008 - frozen
+) -> TrainReport:
+    """Fit a model to a dataset and write a checkpoint that prediction takes as its weights.
+
+    Args:
+        config: What to train, on what, and how.
+        patience: How often and how long it is tried.
+    """
+    return patience.on(tasks.train)(config)

@@ -1,0 +1,87 @@
+"""The stages as Prefect tasks. Each is one task; what runs in parallel does so inside it, on the stage's executor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import ProgressArtifacts, mean_rows, run_line, show_checkpoint, show_ingest, show_metrics, show_run
+from flows.patience import may_pass
+from pipeline import datasets, refresh, runs
+from pipeline import evaluate as evaluation
+from pipeline import predict as prediction
+from pipeline import train as training
+from pipeline.datasets import IngestConfig, IngestReport
+from pipeline.evaluate import EvaluateConfig, Evaluation
+from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.predict import PredictConfig, PredictReport
+from pipeline.train import TrainConfig, TrainReport
+from pipeline.warehouse import Warehouse
+
+
+@task(task_run_name="ingest {config.name}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
+    """Take images and annotations into the warehouse as a dataset."""
+    with open_executor(executor) as workers:
+        report = datasets.ingest(config, workers, ProgressArtifacts(config.name))
+    _tell([report])
+    return report
+
+
+@task(
+    name="ingest",
+    task_run_name="ingest {dataset} again",
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def ingest_again(warehouse: str, dataset: str, executor: ExecutorConfig) -> list[IngestReport]:
+    """Take a dataset in again from where it came from; where nothing changed, its version stays."""
+    with open_executor(executor) as workers:
+        reports = refresh.refresh(warehouse, dataset, workers, ProgressArtifacts(dataset))
+    _tell(reports)
+    return reports
+
+
+def _tell(reports: Sequence[IngestReport]) -> None:
+    for report in reports:
+        get_run_logger().info("%s", report)
+    show_ingest(reports)
+
+
+@task(
+    task_run_name="predict {config.dataset}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False
+)
+def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
+    """Predict a dataset with a model and commit the run; finished shards are skipped."""
+    device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
+    placed = replace(config, device=device, threads=max(1, int(executor.cpus_per_worker)))
+    with open_executor(executor) as workers:
+        report = prediction.predict(placed, workers, ProgressArtifacts(config.dataset.partition("@")[0]))
+    get_run_logger().info("%s", run_line(report))
+    show_run(report, config.warehouse)
+    return report
+
+
+@task(task_run_name="evaluate {config.run}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
+    """Score a committed run against its dataset's annotations."""
+    dataset = runs.open_committed(Warehouse(config.warehouse), config.run).dataset
+    with open_executor(executor) as workers:
+        found = evaluation.evaluate(config, workers, ProgressArtifacts(dataset))
+    figures = ("{task} {metric} {value}".format(**row) for row in mean_rows(found))
+    get_run_logger().info("run %s on %s: %s", found.run, found.dataset, ", ".join(figures))
+    show_metrics(found)
+    return found
+
+
+@task(task_run_name="train {config.model}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+def train(config: TrainConfig) -> TrainReport:
+    """Fit a model to a dataset and write a checkpoint."""
+    report = training.train(config, ProgressArtifacts(config.dataset))
+    get_run_logger().info("run %s: its checkpoint is %s", report.run, report.checkpoint)
+    show_checkpoint(report)
+    return report
