@@ -1,0 +1,69 @@
+"""Headers read in batches: long headers, any order of arrival, workers that die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.annotations import plain
+from pipeline.annotations.inspection import BATCH, HEADER, Batch, Inspect, Inspected, batches, inspect
+from pipeline.annotations.source import Request, Source
+from pipeline.execution import Done, Item, Lost, Progress, Result, Stage, no_progress
+from tests.annotations.tiny import HEIGHT, WIDTH, Here, jpeg, put, tar
+from tests.images import encode, forged_jpeg, picture
+
+
+class Deadly(Here):
+    """Loses every batch that holds an image of a deadly name, as a dying worker would."""
+
+    def map(
+        self, stage: Stage[Item, Result], items: Iterable[Item], attempts: int = 3
+    ) -> Iterator[Done[Item, Result] | Lost[Item]]:
+        run = stage.setup()
+        for item in items:
+            is_deadly = isinstance(item, Batch) and any("deadly" in name for name in item.file_names)
+            yield Lost(item, attempts, "killed by signal 11") if is_deadly else Done(item, run(item))
+
+
+def source(images: str) -> Source:
+    return plain.read(Request(images), Here())
+
+
+def sizes(found: list[Inspected]) -> list[tuple[int, int] | None]:
+    return [size for batch in found for size in batch.sizes]
+
+
+def test_a_header_longer_than_the_first_read_is_found(tmp_path: Path) -> None:
+    long = encode(picture(HEIGHT, WIDTH), icc_profile=bytes(4 * HEADER))
+    images = put(tmp_path, {"a.jpg": long, "x.tar": tar({"b.jpg": long})})
+    member = source(f"{images}/x.tar").images
+    for found in (source(images).images, member):
+        assert Inspect().run(next(batches(found))).sizes == ((WIDTH, HEIGHT),)
+
+
+def test_a_header_tells_the_size_whatever_it_claims(tmp_path: Path) -> None:
+    images = put(tmp_path, {"a.jpg": forged_jpeg(), "b.png": encode(picture(9, 7), "PNG"), "c.jpg": b"text"})
+    found = inspect(source(images), Here(), no_progress)
+    assert sizes(found) == [(65500, 65500), (7, 9), None]
+    assert [(row, kind) for row, kind, _ in found[0].faults] == [(2, "unreadable-image")]
+
+
+def test_results_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    count = 2 * BATCH + 5
+    images = put(tmp_path, {f"{i:04d}.png": encode(picture(4, 1 + i % 50), "PNG") for i in range(count)})
+    seen: list[Progress] = []
+    found = inspect(source(images), Here(order=lambda items: items[::-1]), seen.append)
+    assert sizes(found) == [(1 + i % 50, 4) for i in range(count)]
+    assert [progress.done for progress in seen] == [0, 5, BATCH + 5, count]
+    assert {progress.total for progress in seen} == {count}
+
+
+def test_an_image_that_kills_its_worker_costs_no_neighbour(tmp_path: Path) -> None:
+    images = put(tmp_path, {"a.jpg": jpeg(), "deadly.jpg": jpeg(), "z.jpg": jpeg()})
+    found = inspect(source(images), Deadly(), no_progress)
+    assert sizes(found) == [(WIDTH, HEIGHT), None, (WIDTH, HEIGHT)]
+    faults = [fault for batch in found for fault in batch.faults]
+    assert faults == [(1, "unreadable-image", "deadly.jpg: reading its header ended the worker (killed by signal 11)")]
+    assert pa.concat_tables([batch.annotations for batch in found]).num_rows == 0

@@ -1,0 +1,1 @@
+"""Benchmarks: each compares contestants side by side, one process after another, on the same images and model."""

@@ -1,0 +1,32 @@
+"""Threads of the local executor: they end with the run."""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import StorageError
+from pipeline.executors.local import LocalExecutor
+from tests.executors.stages import Square, calls
+
+
+def stage_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("stage-")]
+
+
+def test_threads_end_when_the_iterator_is_closed(tmp_path: Path) -> None:
+    outcomes = LocalExecutor().map(Square(tmp_path), count())
+    next(outcomes)
+    assert len(stage_threads()) == 2
+    outcomes.close()
+    assert stage_threads() == []
+
+
+def test_threads_end_with_an_error_after_the_item_under_way(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="item 0 cannot be read"):
+        list(LocalExecutor().map(Square(tmp_path, failing=0, seconds=0.2), count()))
+    assert stage_threads() == []
+    assert calls(tmp_path) == {0: 1, 1: 1}

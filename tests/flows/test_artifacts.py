@@ -1,0 +1,110 @@
+"""What a run shows of itself: keys, tables, and a bar that is in no hurry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+
+from flows.artifacts import ProgressArtifacts, category_rows, key, mean_rows, run_line
+from pipeline import tables
+from pipeline.evaluate import Evaluation
+from pipeline.execution import Progress
+from pipeline.predict import PredictReport
+from tests.flows.seen import artifacts, flow_run
+
+REPORT = PredictReport(
+    "unet-1", "shapes", "abc", 8, 21, 1, 2, 4.0, 2.0, 0.1, (), "/w/predictions/dataset=shapes/run=unet-1"
+)
+
+
+def scored(*rows: tuple[str, str, int | None, str | None, float | None]) -> Evaluation:
+    """An evaluation of (task, metric, category id, category, value)."""
+    columns = ("task", "metric", "category_id", "category", "value")
+    filled = [{"run": "r", "dataset": "d", "support": 7, **dict(zip(columns, row, strict=True))} for row in rows]
+    metrics = tables.from_rows(filled, tables.METRICS)
+    facts: dict[str, Any] = {"images": 8, "quarantined": 0, "notes": (), "metrics_uri": "/m", "curves_uri": "/c"}
+    return Evaluation("r", "d", ("bbox",), metrics, tables.from_rows([], tables.CURVES), **facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("shapes", "metrics-shapes"), ("COCO_val.2017+", "metrics-coco-val-2017"), ("a--b", "metrics-a-b")],
+)
+def test_keys_are_what_prefect_takes(name: str, expected: str) -> None:
+    assert key("metrics", name) == expected
+
+
+def test_means_are_a_row_each() -> None:
+    found = scored(
+        ("bbox", "AP", None, None, 0.123456), ("bbox", "APlarge", None, None, None), ("bbox", "AP", 1, "cat", 1.0)
+    )
+    assert mean_rows(found) == [
+        {"task": "bbox", "metric": "AP", "value": 0.1235},
+        {"task": "bbox", "metric": "APlarge", "value": "undefined"},
+    ]
+
+
+def test_categories_are_a_row_each_with_a_column_for_each_metric() -> None:
+    found = scored(
+        ("bbox", "AP", None, None, 0.5),
+        ("bbox", "AP", 1, "cat", 0.25),
+        ("bbox", "AP50", 1, "cat", 0.5),
+        ("semantic", "Dice", 1, "cat", None),
+    )
+    assert category_rows(found) == [
+        {"task": "bbox", "category": "cat", "support": 7, "AP": 0.25, "AP50": 0.5, "Dice": ""},
+        {"task": "semantic", "category": "cat", "support": 7, "AP": "", "AP50": "", "Dice": "undefined"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, r"1 quarantined; 4.0 s, 2.0 images/s, 2 shards were there already"),
+        ({"resumed_shards": 0}, r"1 quarantined; 4.0 s, 2.0 images/s"),
+        ({"images_per_second": 0.0}, r"1 quarantined; nothing to do, the run was whole already"),
+    ],
+)
+def test_a_run_is_told_in_a_line(changes: dict[str, Any], end: str) -> None:
+    line = run_line(replace(REPORT, **changes))
+    assert line == f"run unet-1: 21 predictions in 8 images of shapes@abc, {end}"
+
+
+@flow(name="progress")
+def shows(every_s: float, steps: int) -> None:
+    bar = ProgressArtifacts("shapes", every_s)
+    for done in range(steps + 1):
+        bar(Progress("predict", done, steps, detail="1 quarantined" if done else ""))
+
+
+@flow(name="deleted")
+def shows_what_is_deleted() -> None:
+    bar = ProgressArtifacts("shapes", every_s=0)
+    bar(Progress("predict", 1, 2))
+    with get_client(sync_client=True) as client:
+        client.delete_artifact(bar.bars["predict"])
+    bar(Progress("predict", 2, 2))
+
+
+@pytest.mark.prefect
+def test_the_bar_shows_the_beginning_and_the_end_at_least(client: SyncPrefectClient) -> None:
+    state = shows(every_s=3600, steps=200, return_state=True)
+    bar = artifacts(client, flow_run(client, state).id)["progress-predict-shapes"]
+    assert (bar.data, bar.description) == (100.0, "shapes: 200 of 200 images, 1 quarantined")
+
+
+@pytest.mark.prefect
+def test_nothing_to_do_is_all_done(client: SyncPrefectClient) -> None:
+    run = flow_run(client, shows(every_s=0, steps=0, return_state=True))
+    assert artifacts(client, run.id)["progress-predict-shapes"].data == 100.0
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_api")
+def test_a_bar_that_was_deleted_does_not_end_the_stage(caplog: pytest.LogCaptureFixture) -> None:
+    assert shows_what_is_deleted(return_state=True).is_completed()
+    assert "the progress of predict cannot be shown: " in caplog.text

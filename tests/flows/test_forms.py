@@ -1,0 +1,112 @@
+"""Configurations as forms: what Prefect stores of a flow's parameters, from which its page draws them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import pytest
+from cyclopts import Parameter
+from prefect import Flow, flow
+from prefect.utilities.callables import parameter_schema
+
+from flows import stages
+from flows.forms import Form, field_lines, given
+from flows.inference import dataset_inference
+from pipeline.executors import ExecutorConfig
+from pipeline.networks import NetworkConfig
+from pipeline.predict import PredictConfig
+
+FLOWS = [stages.ingest, stages.predict, stages.evaluate, stages.train, dataset_inference]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """What is within."""
+
+    depth: int = 3
+    """How deep,
+    in metres."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    """What is around."""
+
+    name: str
+    """What it is called."""
+    size: tuple[int, int] | None = None
+    inner_part: Annotated[Inner, Parameter(name="*")] = Inner()
+    """What it holds."""
+    derived: Annotated[int, Parameter(parse=False)] = 1
+    """Never asked for."""
+
+
+@flow
+def drawn(outer: Annotated[Outer, Form(Outer)], other: Annotated[Outer | None, Form(Outer)] = None) -> Outer:
+    return outer
+
+
+def definitions(of: Flow[..., Any]) -> dict[str, Any]:
+    found = parameter_schema(of).definitions
+    assert found is not None
+    return found
+
+
+def test_the_line_under_a_field_becomes_the_line_under_its_input() -> None:
+    assert field_lines(Outer) == {
+        "name": "What it is called.",
+        "inner_part": "What it holds.",
+        "derived": "Never asked for.",
+    }
+    inner, outer = definitions(drawn)["Inner"], definitions(drawn)["Outer"]
+    assert inner["properties"]["depth"]["description"] == "How deep,\nin metres."
+    assert outer["properties"]["name"]["description"] == "What it is called."
+
+
+def test_a_dataclass_within_is_titled_by_its_field() -> None:
+    field = definitions(drawn)["Outer"]["properties"]["inner_part"]
+    assert (field["title"], field["description"]) == ("Inner Part", "What it holds.")
+    assert field["$ref"] == "#/definitions/Inner"
+
+
+def test_what_is_derived_is_not_asked_for() -> None:
+    assert list(definitions(drawn)["Outer"]["properties"]) == ["name", "size", "inner_part"]
+    assert not {"threads", "device"} & set(definitions(stages.predict)["PredictConfig"]["properties"])
+
+
+def test_what_the_form_sends_becomes_the_dataclass() -> None:
+    sent = {"outer": {"name": "a", "size": [1, 2], "inner_part": {"depth": 5}}}
+    assert drawn.validate_parameters(sent) == {"outer": Outer("a", (1, 2), Inner(5)), "other": None}
+
+
+@pytest.mark.parametrize("of", FLOWS, ids=lambda of: of.name)
+def test_every_input_of_every_flow_is_described(of: Flow[..., Any]) -> None:
+    schema, within = parameter_schema(of), definitions(of)
+    forms = {"": schema.properties, **{config: within[config].get("properties", {}) for config in within}}
+    bare = [
+        f"{config}.{name}"
+        for config, fields in forms.items()
+        for name, field in fields.items()
+        if not {**within.get(field.get("$ref", "").rpartition("/")[2], {}), **field}.get("description")
+    ]
+    assert not bare
+
+
+def test_the_form_of_an_inference() -> None:
+    schema = parameter_schema(dataset_inference)
+    assert schema.required == ["predict"]
+    ordered = sorted(schema.properties, key=lambda name: schema.properties[name]["position"])
+    assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "patience"]
+    expected = {"PredictConfig", "NetworkConfig", "IngestConfig", "TrainConfig", "ExecutorConfig", "Patience"}
+    assert set(definitions(dataset_inference)) == expected
+    assert definitions(dataset_inference)["ExecutorConfig"]["properties"]["kind"]["enum"] == ["local", "ray"]
+
+
+def test_a_deployment_holds_what_differs_from_the_defaults() -> None:
+    network = NetworkConfig(model="darknet", option=("cfg=a.cfg",), labels="names.txt")
+    config = PredictConfig("street", network=network, shard_size=64, batch_size=2)
+    sparse = {"model": "darknet", "option": ["cfg=a.cfg"], "labels": "names.txt"}
+    assert given(config) == {"dataset": "street", "network": sparse, "batch_size": 2}
+    assert given(ExecutorConfig()) == {}
+    assert dataset_inference.validate_parameters({"predict": given(config)})["predict"] == config

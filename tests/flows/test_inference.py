@@ -1,0 +1,150 @@
+"""Ingest, predict and evaluate in a row, as it is scheduled."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+
+from flows.inference import Inference, dataset_inference
+from flows.patience import Patience
+from pipeline import runs, storage
+from pipeline.datasets import IngestConfig, ingest
+from pipeline.errors import ConfigError, ModelError, WeightsError
+from pipeline.executors.local import LocalExecutor
+from pipeline.predict import PredictConfig
+from pipeline.storage import Backoff
+from pipeline.train import TrainConfig
+from pipeline.warehouse import Warehouse
+from tests.flows.failing_store import Outage, failing_store
+from tests.flows.seen import artifacts, flow_run, task_runs
+
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
+AT_ONCE = Patience(retry_delay_seconds=0)
+
+
+def infer(*settings: Any, **more: Any) -> State[Inference]:
+    state: State[Inference] = dataset_inference(*settings, **{"patience": AT_ONCE, **more}, return_state=True)
+    return state
+
+
+@pytest.fixture
+def growing(shapes: PredictConfig, drawn: Path, tmp_path: Path) -> PredictConfig:
+    """A dataset without annotations whose folder grows."""
+    (tmp_path / "bucket").mkdir()
+    for image in sorted((drawn / "val/images").iterdir())[:3]:
+        shutil.copy(image, tmp_path / "bucket")
+    config = IngestConfig("growing", images=str(tmp_path / "bucket"), warehouse=shapes.warehouse)
+    ingest(config, LocalExecutor())
+    return replace(shapes, dataset="growing")
+
+
+def test_all_stages_in_a_row(client: SyncPrefectClient, shapes: PredictConfig, source: IngestConfig) -> None:
+    state = infer(shapes, ingest=source)
+    result = state.result()
+    assert runs.open_committed(Warehouse(shapes.warehouse), result.prediction.run).commit is not None
+    assert result.evaluation is not None
+    assert result.evaluation.run == result.prediction.run
+    run = flow_run(client, state)
+    assert run.name == "shapes by unet"
+    assert set(task_runs(client, run.id)) == {"ingest shapes", "predict shapes", f"evaluate {result.prediction.run}"}
+    assert {"metrics-shapes", "progress-predict-shapes", "run-shapes"} < set(artifacts(client, run.id))
+
+
+def test_what_did_not_change_is_not_predicted_again(shapes: PredictConfig) -> None:
+    first, second = infer(shapes).result().prediction, infer(shapes).result().prediction
+    assert (second.run, second.dataset_version) == (first.run, first.dataset_version)
+    assert (first.resumed_shards, second.resumed_shards, second.images_per_second) == (0, 2, 0)
+
+
+def test_new_images_are_taken_in_and_predicted(growing: PredictConfig, drawn: Path, tmp_path: Path) -> None:
+    before = infer(growing).result()
+    assert before.evaluation is None  # there is nothing to score it against
+    shutil.copy(drawn / "val/images/000008.png", tmp_path / "bucket")
+    after = infer(growing).result()
+    assert (before.prediction.images, after.prediction.images) == (3, 4)
+    assert after.prediction.run != before.prediction.run
+
+
+def test_without_refresh_the_dataset_stays(growing: PredictConfig, drawn: Path, tmp_path: Path) -> None:
+    shutil.copy(drawn / "val/images/000008.png", tmp_path / "bucket")
+    assert infer(growing, refresh=False).result().prediction.images == 3
+
+
+def test_a_version_that_is_named_stays(growing: PredictConfig, drawn: Path, tmp_path: Path) -> None:
+    first = infer(growing).result().prediction
+    shutil.copy(drawn / "val/images/000008.png", tmp_path / "bucket")
+    pinned = replace(growing, dataset=f"growing@{first.dataset_version}")
+    assert infer(pinned).result().prediction.run == first.run
+
+
+def test_training_first_predicts_with_the_checkpoint(client: SyncPrefectClient, shapes: PredictConfig) -> None:
+    learning = TrainConfig("shapes", model="unet", epochs=1)
+    untrained = replace(shapes, network=replace(shapes.network, model=None, weights=None, labels=None))
+    state = infer(untrained, train=learning, evaluate=False)
+    result = state.result()
+    assert (flow_run(client, state).name, result.evaluation) == ("shapes by a new unet", None)
+    record = runs.find(Warehouse(shapes.warehouse), result.prediction.run)
+    checkpoint = record.origin["config"]["network"]["weights"]
+    assert checkpoint.startswith(f"{shapes.warehouse}/checkpoints/unet-")
+    again = infer(replace(untrained, network=replace(untrained.network, weights=checkpoint)), evaluate=False)
+    assert flow_run(client, again).name == f"shapes by {checkpoint.split('/')[-2]}"
+
+
+def test_a_store_that_comes_back_costs_a_retry(
+    client: SyncPrefectClient, shapes: PredictConfig, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BACKOFF", Backoff(attempts=2, first_s=0.01))
+    outage = Outage(2)
+    with failing_store(drawn, outage) as url:
+        network = replace(shapes.network, labels=f"{url}/labels.txt")
+        state = infer(replace(shapes, network=network), evaluate=False)
+    assert (state.is_completed(), outage.refused) == (True, 2)
+    tasks = task_runs(client, flow_run(client, state).id)
+    assert (tasks["predict shapes"].run_count, tasks["ingest shapes again"].run_count) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "unett"}, ModelError, "no model is called 'unett'; nearest: unet"),
+        ({"labels": None}, ConfigError, "does not know its labels' names: give them with --labels"),
+        ({"weights": "/nowhere/weights.pt"}, WeightsError, "no weights at /nowhere/weights.pt"),
+    ],
+)
+def test_a_fault_of_the_settings_is_told_at_once(
+    client: SyncPrefectClient, shapes: PredictConfig, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    state = infer(replace(shapes, network=replace(shapes.network, **changes)))
+    with pytest.raises(error, match=message):
+        state.result()
+    run = flow_run(client, state)
+    assert run.state is not None
+    assert (run.state.message or "").startswith(f"Flow run encountered an exception: {error.__name__}: ")
+    assert task_runs(client, run.id)["predict shapes"].run_count == 1
+
+
+def test_settings_that_cannot_be_are_refused_before_the_run() -> None:
+    state = infer({"dataset": "shapes", "batch_size": 0})
+    with pytest.raises(ConfigError, match="batch_size is 0: expected 1 or more"):
+        state.result()
+
+
+def test_a_stage_that_takes_too_long_is_stopped(shapes: PredictConfig) -> None:
+    state = infer(shapes, refresh=False, patience=Patience(retries=0, timeout_hours=0.01 / 3600))
+    with pytest.raises(TimeoutError, match=r"timed out after 0\.01 second"):
+        state.result()
+
+
+def test_stages_that_do_not_fit_together_are_refused(shapes: PredictConfig, source: IngestConfig) -> None:
+    with pytest.raises(ConfigError, match="taken in is 'circles', the one predicted is 'shapes'"):
+        infer(shapes, ingest=replace(source, name="circles")).result()
+    with pytest.raises(ConfigError, match=r"two warehouses are named, /elsewhere and .*: expected one"):
+        infer(shapes, ingest=replace(source, warehouse="/elsewhere")).result()
+    with pytest.raises(ConfigError, match="weights random are given, and a training too"):
+        infer(shapes, train=TrainConfig("shapes", model="unet", epochs=1)).result()

@@ -1,0 +1,42 @@
+"""Small masks instead of pasted ones: the same run lengths in the end."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import models
+from models.box_masks import keep_box_masks
+from pipeline import masks
+from pipeline.decode import Decoded
+from pipeline.rows import from_detection
+
+
+def mask_rcnn() -> torch.nn.Module:
+    torch.manual_seed(1)
+    options = {"min_size": 64, "max_size": 96, "detections_per_image": 6}
+    return models.build("maskrcnn_resnet50_fpn", 4, options, 0.0).eval()
+
+
+@torch.inference_mode()
+def test_rows_from_box_masks_are_those_of_pasted_masks() -> None:
+    image = torch.rand(3, 60, 90)
+    decoded = Decoded(np.zeros((60, 90, 3), np.uint8), 1, 60, 90)
+    model = mask_rcnn()
+    pasted = model([image])[0]
+    keep_box_masks(model)
+    small = model([image])[0]
+    assert small["box_masks"].shape[1:] == (1, 28, 28)
+    assert "masks" not in small
+    expected, found = from_detection(pasted, decoded, None), from_detection(small, decoded, None)
+    assert len(found.rles) == 6
+    assert found.rles == expected.rles
+    assert np.array_equal(found.boxes_xywh, expected.boxes_xywh)
+    assert sum(masks.area(rle) for rle in found.rles) > 0
+
+
+def test_other_networks_stay_as_they_are() -> None:
+    model = models.build("unet", 3)
+    before = model.state_dict().keys()
+    keep_box_masks(model)
+    assert model.state_dict().keys() == before

@@ -1,0 +1,146 @@
+"""The zoo's tester: every network keeps the contract of its spec."""
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from models import MODELS, build, find, zoo
+from models.errors import ModelError
+from models.inputs import prepare, restore
+from models.spec import BACKGROUND
+from models.weights import Checkpoint, load, read_checkpoint, save
+from tests.models.samples import CLASSES, TINY_CFG, run_training, sample_images, sample_network, sample_options
+
+DEEPER = {"fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2", "fcn_resnet101", "deeplabv3_resnet101"}
+"""Slow, and of the same code as a network beside them: they are only built and asked once."""
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def network(request):
+    return request.param, sample_network(request.param)
+
+
+def predict(name, model, images):
+    """What the network says of the images, as the pipeline asks it."""
+    with torch.inference_mode():
+        if find(name).task != "semantic":
+            return model(images)
+        rule = replace(find(name).input_rule(model), min_size=48)
+        sizes = [tuple(image.shape[1:]) for image in images]
+        return [{"logits": m} for m in restore(model(prepare(images, rule).to(images[0].dtype))["out"], rule, sizes)]
+
+
+def check_detections(found):
+    boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+    assert boxes.shape == (len(labels), 4) == (len(scores), 4)
+    assert boxes.dtype == scores.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert len(boxes) > 0
+    assert torch.isfinite(boxes).all()
+    assert (boxes[:, 2:] >= boxes[:, :2]).all()
+    assert set(labels.tolist()) <= set(range(CLASSES))
+    assert ((scores > 0.001) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize("size", [(33, 70), (65, 97)], ids=str)
+def test_predicts_images_of_odd_sizes(network, size):
+    name, model = network
+    (found,) = predict(name, model, sample_images(size))
+    if find(name).task == "semantic":
+        assert found["logits"].shape == (CLASSES, *size)
+        assert torch.isfinite(found["logits"]).all()
+    else:
+        check_detections(found)
+        assert ("masks" in found) == (find(name).task == "instance")
+        assert found.get("masks", torch.empty(0, 1, *size)).shape[1:] == (1, *size)
+
+
+def test_one_image_is_predicted_as_in_a_batch(network):
+    name, model = network
+    if name in DEEPER:
+        return
+    model = copy.deepcopy(model).double()  # random deep networks amplify float32's rounding
+    images = [image.double() for image in sample_images((64, 80), (64, 80))]
+    together = predict(name, model, images)
+    for image, batched in zip(images, together, strict=True):
+        (alone,) = predict(name, model, [image])
+        assert alone.keys() == batched.keys()
+        for key, value in alone.items():
+            torch.testing.assert_close(value, batched[key], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objects", [2, 0])
+def test_trains_with_and_without_objects(network, objects):
+    name, model = network
+    if name in DEEPER or not find(name).trainable:
+        return
+    model = copy.deepcopy(model).train()
+    loss = run_training(name, model, objects)
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    assert sum(float(g.abs().sum()) for g in gradients) > 0 or (objects == 0 and name.startswith("ssd"))
+
+
+def test_a_checkpoint_gives_the_network_back(network):
+    name, model = network
+    labels = tuple(f"label {i}" for i in range(CLASSES))
+    data = save(model, Checkpoint(name, sample_options(name), labels))
+    told = read_checkpoint(data)
+    again = build(told.model, len(told.labels), told.options)
+    load(again, data, "checkpoint")
+    assert told.labels == labels
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_specs_are_complete(name):
+    spec = MODELS[name]
+    assert spec.name == name
+    assert spec.paper.startswith("https://arxiv.org/abs/")
+    assert spec.labels is None or (spec.labels[0] == BACKGROUND) == spec.background
+    assert spec.score_option is None or spec.score_option in sample_options(name)
+
+
+def test_the_nearest_names_are_listed_first():
+    with pytest.raises(
+        ModelError, match=r"'fasterrcn_resnet50'; nearest: fasterrcnn_resnet50_fpn, .*`shardlens models`"
+    ):
+        find("fasterrcn_resnet50")
+    with pytest.raises(ModelError, match=rf"'\?\?'; `shardlens models` lists all {len(MODELS)}"):
+        find("??")
+
+
+def test_the_runs_threshold_goes_before_the_options():
+    options = {"cfg": TINY_CFG, "score_threshold": "0.1"}
+    assert build("darknet", CLASSES, options).selection.score_threshold == 0.1
+    assert build("darknet", CLASSES, options, score_threshold=0.3).selection.score_threshold == 0.3
+    assert isinstance(build("unet", 2, score_threshold=0.3), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "least"), [("unet", 1, "2 labels, the background's included"), ("darknet", 0, "1 labels")]
+)
+def test_too_few_labels(name, classes, least):
+    with pytest.raises(ModelError, match=rf"{name} needs at least {least}; {classes} given"):
+        build(name, classes)
+
+
+def test_names_are_unique():
+    assert len(zoo.SPECS) == len({spec.name for spec in zoo.SPECS}) == len(MODELS)
+
+
+def test_errors_and_specs_do_without_torch():
+    code = (
+        "import sys, models.errors, models.spec; assert 'torch' not in sys.modules; models.find('unet'); models.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "module 'models' has no attribute 'nothing'; it has MODELS, build, find" in done.stderr

@@ -1,0 +1,98 @@
+"""A small warehouse in its real layout, made by the real writers: a dataset, committed runs, and one not committed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import masks, runs, storage, tables
+from pipeline.masks import Rle
+from pipeline.runs import RunRecord
+from pipeline.warehouse import Warehouse, to_json
+
+SIZE = (40, 60)  # height, width of every image
+CATEGORIES = {1: "circle", 3: "square", 7: "star"}
+
+
+def create(root: str) -> Warehouse:
+    warehouse = Warehouse(root)
+    warehouse.create()
+    return warehouse
+
+
+def add_dataset(warehouse: Warehouse, name: str = "shapes", images: int = 6, version: str = "v2") -> None:
+    rows: dict[str, tuple[pa.Schema, list[dict[str, Any]]]] = {
+        "images": (tables.IMAGES, [_image(i) for i in range(1, images + 1)]),
+        "annotations": (tables.ANNOTATIONS, [_annotation(i) for i in range(1, images + 1)]),
+        "categories": (tables.CATEGORIES, [{"category_id": k, "name": v} for k, v in CATEGORIES.items()]),
+    }
+    root = warehouse.dataset(name, version)
+    for part, (schema, found) in rows.items():
+        storage.publish(storage.join(root, f"{part}.parquet"), tables.to_bytes(tables.from_rows(found, schema)))
+    storage.publish(storage.join(root, "dataset.json"), to_json({"name": name, "version": version}))
+    storage.publish(storage.join(warehouse.dataset(name), "latest.json"), to_json({"version": version}))
+
+
+def _image(image_id: int) -> dict[str, Any]:
+    name = f"pictures/{image_id:03d}.png"
+    return {"image_id": image_id, "file_name": name, "uri": f"/{name}", "width": 60, "height": 40, "flags": []}
+
+
+def _annotation(image_id: int) -> dict[str, Any]:
+    plain = {"iscrowd": False, "ignore": False, "flags": [], "kind": "box", "category_id": 1, "category": "circle"}
+    box = {"x": 1.0, "y": 2.0, "width": 10.0, "height": 5.0}
+    return {"annotation_id": image_id * 10, "image_id": image_id, "bbox": box, "area": 50.0, **plain}
+
+
+def row(image_id: int, rank: int, score: float, rle: Rle | None = None, **other: Any) -> dict[str, Any]:
+    """A prediction of a circle, as a box 0.1, 2, 10.3, 5, or as the mask given."""
+    box = dict(zip(("x", "y", "width", "height"), (0.1, 2.0, 10.3, 5.0), strict=True))
+    plain = {"image_id": image_id, "rank": rank, "category_id": 1, "category": "circle", "kind": "box"}
+    drawn = None if rle is None else {"size": [rle.height, rle.width], "counts": rle.counts}
+    return {**plain, "score": score, "bbox": box, "area": 51.5, "segmentation": drawn, **other}
+
+
+def blob(x: int, y: int, width: int, height: int) -> Rle:
+    """A filled rectangle in an image of the usual size."""
+    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return masks.from_polygons([corners], *SIZE)
+
+
+def begin(warehouse: Warehouse, name: str, shards: int, dataset: str = "shapes", **settings: Any) -> RunRecord:
+    settings = {"model": "tiny", "task": "detection", "labels": list(CATEGORIES.values()), **settings}
+    return runs.begin(RunRecord(warehouse, name, dataset, "v2", settings, shards, {}))
+
+
+def publish(record: RunRecord, shard: int, images: list[int], rows: list[dict[str, Any]], generation: int = 0) -> Any:
+    counts = {image: sum(r["image_id"] == image for r in rows) for image in images}
+    outcomes = [{"image_id": i, "status": "ok", "predictions": counts[i]} for i in images]
+    made = tables.from_rows(rows, tables.PREDICTIONS), tables.from_rows(outcomes, tables.OUTCOMES)
+    return runs.publish(record, shard, *made, generation)
+
+
+def add_run(
+    warehouse: Warehouse, name: str, scores: list[list[float]], dataset: str = "shapes", **settings: Any
+) -> RunRecord:
+    """Commit a run with a list of scores for each image; two images form a shard."""
+    record = begin(warehouse, name, -(-len(scores) // 2), dataset, **settings)
+    parts = []
+    for shard in range(record.shards):
+        images = [image for image in (2 * shard + 1, 2 * shard + 2) if image <= len(scores)]
+        rows = [row(i, rank, score) for i in images for rank, score in enumerate(scores[i - 1])]
+        parts.append(publish(record, shard, images, rows))
+    return runs.commit(record, parts, {"seconds": 1.5})
+
+
+def add_metrics(warehouse: Warehouse, run: str, value: float, dataset: str = "shapes") -> None:
+    plain = {"run": run, "dataset": dataset, "task": "bbox"}
+    metrics = tables.from_rows([{**plain, "metric": "AP", "value": value, "support": 6}], tables.METRICS)
+    point = {**plain, "category_id": 1, "category": "circle", "iou": 0.5, "recall": 0.0, "precision": 1.0}
+    folder = warehouse.metrics(dataset, run)
+    storage.publish(storage.join(folder, "metrics.parquet"), tables.to_bytes(metrics))
+    storage.publish(storage.join(folder, "curves.parquet"), tables.to_bytes(tables.from_rows([point], tables.CURVES)))
+
+
+def committed_json(record: RunRecord) -> Any:
+    return json.loads(storage.read(storage.join(record.folder, "commit.json")))

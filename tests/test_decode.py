@@ -1,0 +1,101 @@
+"""Decoding under the policy: every kind of image, and every kind of damage."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.decode import Decoded, DecodePolicy, decode, mask_to_stored_frame, probe, to_stored_frame
+from pipeline.errors import ConfigError, ImageError
+from tests import images
+
+POLICY = DecodePolicy()
+
+
+def test_plain_png_is_decoded_exactly() -> None:
+    pixels = images.picture()
+    found = decode(images.encode(pixels, "PNG"), POLICY)
+    assert np.array_equal(found.pixels, pixels)
+    assert (found.height, found.width, found.orientation) == (48, 64, 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    image = Image.fromarray(images.picture()).convert(mode)
+    found = decode(images.encode(image, "JPEG" if mode in {"CMYK", "YCbCr"} else "PNG"), POLICY)
+    assert found.pixels.shape == (48, 64, 3)
+    assert found.pixels.dtype == np.uint8
+
+
+def test_sixteen_bits_keep_their_upper_eight() -> None:
+    found = decode(images.sixteen_bit_png(), POLICY).pixels
+    assert (found[0, 0, 0], found[-1, -1, 0]) == (0, 255)
+    assert found[24, 0, 0] == pytest.approx(128, abs=2)
+
+
+def test_palette_with_alpha_keeps_its_colours() -> None:
+    assert decode(images.palette_png_with_alpha(), POLICY).pixels.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"this is a text file, not a picture", "begin with b'this is a text f"),
+        (images.encode(images.picture())[:900], "damaged or truncated"),
+        (images.forged_jpeg(), r"65500x65500 = 4290 megapixels, more than the cap of 100"),
+        (images.encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "32-bit floats"),
+    ],
+    ids=["empty", "text", "truncated", "forged", "float"],
+)
+def test_bad_images_say_what_was_found(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        decode(data, POLICY)
+
+
+def test_a_forged_header_costs_no_memory() -> None:
+    data = images.forged_jpeg()
+    tracemalloc.start()
+    with pytest.raises(ImageError):
+        decode(data, POLICY)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_image_and_boxes_come_back(orientation: int) -> None:
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[5:15, 20:50] = 255
+    data = images.rotated_jpeg(stored, orientation)
+    found = decode(data, POLICY)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(__import__("io").BytesIO(data))))
+    assert np.array_equal(found.pixels, upright)
+    rows, columns = np.nonzero(upright[:, :, 0] > 128)
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
+    assert to_stored_frame(box, found).tolist() == [[20, 5, 50, 15]]
+    assert np.array_equal(mask_to_stored_frame(found.pixels[:, :, 0] > 128, found.orientation), stored[:, :, 0] > 128)
+
+
+def test_exif_can_be_left_alone() -> None:
+    data = images.rotated_jpeg(images.picture(), 6)
+    assert decode(data, DecodePolicy(exif=False)).pixels.shape == (48, 64, 3)
+    assert decode(data, POLICY).pixels.shape == (64, 48, 3)
+
+
+def test_probe_reads_a_header_alone() -> None:
+    assert probe(images.encode(images.picture(480, 640))[:2000]) == (640, 480)
+    with pytest.raises(ImageError, match="not an image"):
+        probe(b"\x00" * 64)
+
+
+def test_policy_refuses_a_cap_below_one() -> None:
+    with pytest.raises(ConfigError, match="pixel cap 0"):
+        DecodePolicy(max_pixels=0)
+
+
+def test_boxes_of_upright_images_stay() -> None:
+    boxes = np.array([[1.5, 2, 3, 4]])
+    assert to_stored_frame(boxes, Decoded(np.zeros((8, 8, 3), np.uint8), 1, 8, 8)) is boxes

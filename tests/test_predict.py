@@ -1,0 +1,246 @@
+"""Prediction end to end on small images: rows, quarantine, resume, retry, isolation; locally and on Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from PIL import Image
+
+from pipeline import runs, storage, tables
+from pipeline.datasets import IngestConfig, ingest
+from pipeline.errors import ConfigError, RunError
+from pipeline.execution import Executor
+from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.networks import NetworkConfig
+from pipeline.predict import PredictConfig, predict
+from pipeline.retry import retry_quarantined
+from pipeline.warehouse import Warehouse
+
+IMAGES = 20
+MODEL = "tests.odd_models:SPEC"
+
+
+@pytest.fixture
+def local() -> Iterator[Executor]:
+    with open_executor(ExecutorConfig()) as executor:
+        yield executor
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, local: Executor) -> str:
+    """Twenty images that tell their number, ingested as `numbered`."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(IMAGES):
+        pixels = rng.integers(0, 255, (20 + i % 3, 30, 3), dtype=np.uint8)
+        pixels[0, 0, 0] = i + 1
+        Image.fromarray(pixels).save(folder / f"{i + 1:03d}.png")
+    root = str(tmp_path / "warehouse")
+    ingest(IngestConfig(name="numbered", images=str(folder), warehouse=root), local)
+    return root
+
+
+def config(warehouse: str, *options: str, **settings: object) -> PredictConfig:
+    network = NetworkConfig(model=MODEL, option=options, weights="random")
+    given = {"run": "r", "shard_size": 6, "batch_size": 4, "precision": "fp32", **settings}
+    return PredictConfig("numbered", network=network, warehouse=warehouse, **given)  # type: ignore[arg-type]
+
+
+def rows(warehouse: str, kind: str = "predictions") -> pa.Table:
+    record = runs.open_committed(Warehouse(warehouse), "r")
+    parts = record.prediction_parts() if kind == "predictions" else record.outcome_parts()
+    return pa.concat_tables([tables.from_bytes(storage.read(uri)).replace_schema_metadata(None) for uri in parts])
+
+
+def all_bytes(warehouse: str) -> dict[str, bytes]:
+    return {
+        f"{kind}/{entry.name}": storage.read(entry.uri)
+        for kind in ("predictions", "outcomes")
+        for entry in storage.walk(f"{warehouse}/{kind}")
+    }
+
+
+def seen(log: Path) -> Counter[int]:
+    return Counter(int(line) for file in log.glob("*.txt") for line in file.read_text().split())
+
+
+def test_every_image_has_its_rows_in_order(warehouse: str, local: Executor) -> None:
+    report = predict(config(warehouse), local)
+    assert (report.images, report.predictions, report.quarantined) == (IMAGES, 2 * IMAGES, 0)
+    found = rows(warehouse)
+    assert found["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
+    assert found["rank"].to_pylist() == [0, 1] * IMAGES
+    assert set(found["category"].to_pylist()) == {"disc", "square"}
+    boxes = {tuple(b.values()) for b in found.filter(pc.equal(found["image_id"], 1))["bbox"].to_pylist()}
+    assert boxes == {(1.0, 2.0, 14.0, 8.0), (0.0, 0.0, 30.0, 20.0)}
+
+
+def test_the_same_command_has_nothing_left_to_do(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    predict(config(warehouse, f"log={tmp_path}"), local)
+    before = all_bytes(warehouse)
+    report = predict(config(warehouse, f"log={tmp_path}"), local)
+    assert report.resumed_shards == 4
+    assert set(seen(tmp_path).values()) == {1}
+    assert all_bytes(warehouse) == before
+
+
+def test_a_run_without_a_name_is_named_by_its_fingerprint(warehouse: str, local: Executor) -> None:
+    first = predict(config(warehouse, run=None), local)
+    assert predict(config(warehouse, run=None), local).run == first.run
+    assert predict(config(warehouse, run=None, batch_size=2), local).run != first.run
+
+
+def test_other_settings_under_the_name_are_refused(warehouse: str, local: Executor) -> None:
+    predict(config(warehouse), local)
+    with pytest.raises(RunError, match=r"batch_size: 4 there, 3 here"):
+        predict(config(warehouse, batch_size=3), local)
+
+
+@pytest.mark.parametrize("option", ["raise_on=7", "nan_on=7"])
+def test_an_image_that_fails_costs_no_neighbour(warehouse: str, local: Executor, option: str) -> None:
+    report = predict(config(warehouse, option, max_quarantined=0.1), local)
+    assert (report.predictions, report.quarantined) == (2 * IMAGES - 2, 1)
+    outcomes = rows(warehouse, "outcomes").to_pylist()
+    (bad,) = [row for row in outcomes if row["status"] != "ok"]
+    assert (bad["image_id"], bad["stage"]) == (7, "predict")
+    assert "taste" in bad["message"] or "not finite" in bad["message"]
+
+
+def test_too_many_failures_fail_the_run_after_all_is_written(warehouse: str, local: Executor) -> None:
+    with pytest.raises(RunError, match=r"1 of 20 images are quarantined \(5.0%\), more than the 1.0%"):
+        predict(config(warehouse, "raise_on=7"), local)
+    assert len(all_bytes(warehouse)) == 8
+    assert predict(config(warehouse, "raise_on=7", max_quarantined=0.05), local).resumed_shards == 4
+
+
+def test_only_the_quarantined_are_tried_again(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    bad = sorted((tmp_path / "images").iterdir())[8]
+    good = bad.read_bytes()
+    bad.write_bytes(good[:100])
+    log = tmp_path / "log"
+    log.mkdir()
+    predict(config(warehouse, f"log={log}", max_quarantined=0.1), local)
+    bad.write_bytes(good)
+    report = retry_quarantined(warehouse, "r", local)
+    assert (report.quarantined, report.predictions) == (0, 2 * IMAGES)
+    assert seen(log) == Counter(range(1, IMAGES + 1))
+    assert rows(warehouse)["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
+    assert set(rows(warehouse, "outcomes")["status"].to_pylist()) == {"ok"}
+
+
+def test_a_retry_can_be_given_again_until_the_image_is_mended(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    bad = sorted((tmp_path / "images").iterdir())[8]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    with pytest.raises(RunError, match="1 of 20"):
+        predict(config(warehouse), local)
+    with pytest.raises(RunError, match="1 of 20"):
+        retry_quarantined(warehouse, "r", local)
+    bad.write_bytes(good)
+    assert retry_quarantined(warehouse, "r", local).quarantined == 0
+    assert rows(warehouse)["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
+
+
+def test_the_first_command_after_a_retry_finds_the_run_whole(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    bad = sorted((tmp_path / "images").iterdir())[8]
+    good = bad.read_bytes()
+    bad.write_bytes(b"")
+    predict(config(warehouse, max_quarantined=0.1), local)
+    bad.write_bytes(good)
+    retry_quarantined(warehouse, "r", local)
+    before = all_bytes(warehouse)
+    report = predict(config(warehouse), local)
+    assert (report.resumed_shards, report.quarantined) == (4, 0)
+    assert all_bytes(warehouse) == before
+
+
+def test_a_retry_keeps_to_the_runs_version_of_the_dataset(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    bad = sorted((tmp_path / "images").iterdir())[8]
+    good = bad.read_bytes()
+    bad.write_bytes(good[:100])
+    predict(config(warehouse, max_quarantined=0.1), local)
+    bad.write_bytes(good)
+    (tmp_path / "images" / "new.png").write_bytes(good)
+    ingest(IngestConfig("numbered", images=str(tmp_path / "images"), warehouse=warehouse), local)
+    assert retry_quarantined(warehouse, "r", local).images == IMAGES
+
+
+def test_equal_datasets_of_two_names_have_a_run_each(warehouse: str, local: Executor, tmp_path: Path) -> None:
+    ingest(IngestConfig("twin", images=str(tmp_path / "images"), warehouse=warehouse), local)
+    first = predict(config(warehouse, run=None), local)
+    second = predict(replace(config(warehouse, run=None), dataset="twin"), local)
+    assert (first.dataset, second.dataset) == ("numbered", "twin")
+    assert first.run != second.run
+
+
+def test_a_lost_part_of_a_committed_run_is_made_again(warehouse: str, local: Executor) -> None:
+    predict(config(warehouse), local)
+    before = all_bytes(warehouse)
+    next(Path(warehouse, "predictions").rglob("shard-00001-*.parquet")).unlink()
+    assert predict(config(warehouse), local).resumed_shards == 3
+    assert all_bytes(warehouse) == before
+
+
+def test_a_damaged_part_is_predicted_again(warehouse: str, local: Executor) -> None:
+    predict(config(warehouse), local)
+    before = all_bytes(warehouse)
+    part = next(Path(warehouse, "outcomes").rglob("shard-00002.parquet"))
+    part.write_bytes(part.read_bytes()[:50])
+    assert predict(config(warehouse), local).resumed_shards == 3
+    assert all_bytes(warehouse) == before
+
+
+def test_weights_are_asked_for(warehouse: str, local: Executor) -> None:
+    asked = replace(config(warehouse), network=NetworkConfig(model=MODEL))
+    with pytest.raises(ConfigError, match=r"no weights given for tests.odd_models:SPEC.*'random'"):
+        predict(asked, local)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"precision": "int4"}, "precision 'int4': expected auto, fp32"),
+        ({"max_quarantined": 2}, "max_quarantined 2: expected a share"),
+        ({"split": "val"}, "split 'val': the dataset holds 20 images and no splits"),
+        ({"run": "a/b"}, "run 'a/b' cannot be used as a name"),
+    ],
+)
+def test_wrong_settings_are_said(warehouse: str, local: Executor, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        predict(config(warehouse, **settings), local)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Executor]:
+    """Two workers of an embedded Ray."""
+    with open_executor(ExecutorConfig(kind="ray", workers="2:2")) as executor:
+        yield executor
+
+
+@pytest.mark.ray
+def test_the_bytes_on_ray_are_those_of_the_local_run(warehouse: str, local: Executor, ray: Executor) -> None:
+    predict(config(warehouse), local)
+    expected = all_bytes(warehouse)
+    for kind in ("predictions", "outcomes", "runs"):
+        shutil.rmtree(Path(warehouse, kind))
+    predict(config(warehouse), ray)
+    assert all_bytes(warehouse) == expected
+
+
+@pytest.mark.ray
+def test_an_image_that_kills_its_worker_is_quarantined_alone(warehouse: str, ray: Executor) -> None:
+    report = predict(config(warehouse, "exit_on=9", max_quarantined=0.1), ray)
+    assert (report.predictions, report.quarantined) == (2 * IMAGES - 2, 1)
+    (bad,) = [row for row in rows(warehouse, "outcomes").to_pylist() if row["status"] != "ok"]
+    assert (bad["image_id"], bad["stage"], bad["error"]) == (9, "worker", "WorkerDied")
+    assert "009.png" in bad["message"]

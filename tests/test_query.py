@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import runs, tables
+from pipeline.errors import QueryError, StorageError
+from pipeline.query import _open, connect, query
+from pipeline.runs import RunRecord
+from pipeline.view_files import CommittedFiles, File
+from pipeline.views import snapshot
+from pipeline.warehouse import Warehouse
+from tests import small_warehouse as small
+from tests.conftest import Bucket
+
+
+def fill(root: str) -> str:
+    """Two committed runs, and the traces of what is not committed: a run, a part beside, an old dataset version."""
+    warehouse = small.create(root)
+    small.add_dataset(warehouse, images=4, version="v1")
+    small.add_dataset(warehouse, images=6, version="v2")
+    first = small.add_run(warehouse, "first", [[0.9, 0.8], [], [0.7], [0.6], [0.5, 0.4, 0.3], []])
+    small.add_run(warehouse, "second", [[0.99]] * 4, model="large")
+    small.publish(first, 7, [1], [small.row(1, 0, 0.01)])
+    small.publish(small.begin(warehouse, "open", 2), 0, [1, 2], [small.row(1, 0, 0.02)])
+    for run, value in (("first", 0.25), ("open", 0.99)):
+        small.add_metrics(warehouse, run, value)
+    return root
+
+
+@pytest.fixture(scope="module")
+def wh(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return fill(str(tmp_path_factory.mktemp("query") / "wh"))
+
+
+def rows(warehouse: str, sql: str) -> list[tuple[object, ...]]:
+    return list(zip(*query(warehouse, sql).to_pydict().values(), strict=True))
+
+
+def test_predictions_of_committed_runs_and_nothing_else(wh: str) -> None:
+    found = rows(wh, "SELECT run, dataset, count(*), min(score) FROM predictions GROUP BY ALL ORDER BY run")
+    assert found == [("first", "shapes", 7, 0.3), ("second", "shapes", 4, 0.99)]
+    assert rows(wh, "SELECT run, count(*), sum(predictions) FROM outcomes GROUP BY run ORDER BY run") == [
+        ("first", 6, 7),
+        ("second", 4, 4),
+    ]
+
+
+def test_metrics_and_curves_of_committed_runs(wh: str) -> None:
+    assert rows(wh, "SELECT run, metric, value FROM metrics") == [("first", "AP", 0.25)]
+    assert rows(wh, "SELECT run, precision FROM curves WHERE dataset = 'shapes'") == [("first", 1.0)]
+
+
+def test_datasets_show_their_latest_version(wh: str) -> None:
+    found = rows(wh, "SELECT dataset, version, count(*) FROM images GROUP BY ALL")
+    assert found == [("shapes", "v2", 6)]
+    assert rows(wh, "SELECT count(*) FROM annotations JOIN categories USING (dataset, category_id)") == [(6,)]
+
+
+def test_runs_have_a_row_each_with_their_settings(wh: str) -> None:
+    found = rows(wh, "SELECT run, model, task, images, predictions, quarantined, parts, seconds FROM runs ORDER BY run")
+    assert found[0] == ("first", "tiny", "detection", 6, 7, 0, 3, 1.5)
+    assert rows(wh, "SELECT settings ->> 'model' FROM runs WHERE run = 'second'") == [("large",)]
+
+
+def test_a_retry_replaces_its_parts_for_the_next_query(tmp_path: Path) -> None:
+    warehouse = small.create(str(tmp_path))
+    record = small.add_run(warehouse, "a", [[0.5], [0.4], [0.3]])
+    assert rows(str(tmp_path), "SELECT sum(score) FROM predictions") == [(pytest.approx(1.2),)]
+    again = small.publish(record, 1, [3], [small.row(3, 0, 0.9)], generation=1)
+    runs.recommit(record, [record.parts[0], again], {})
+    assert rows(str(tmp_path), "SELECT score FROM predictions WHERE image_id = 3") == [(0.9,)]
+
+
+def test_an_empty_warehouse_has_every_view_without_rows(tmp_path: Path) -> None:
+    small.create(str(tmp_path))
+    with connect(str(tmp_path)) as connection:
+        for view, schema in (
+            ("predictions", tables.PREDICTIONS),
+            ("images", tables.IMAGES),
+            ("metrics", tables.METRICS),
+        ):
+            answer = connection.sql(f"SELECT * FROM {view}")
+            assert set(schema.names) < set(answer.columns) | {""}
+            assert answer.fetchall() == []
+        assert connection.sql("SELECT * FROM predictions").columns[:3] == ["dataset", "run", "image_id"]
+        assert connection.sql("SELECT count(*) FROM runs").fetchall() == [(0,)]
+
+
+def test_a_place_that_is_no_warehouse_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"is not a warehouse .*shardlens ingest"):
+        query(str(tmp_path), "SELECT 1")
+
+
+@pytest.mark.s3
+def test_in_a_bucket_on_two_requests_a_part(s3: Bucket) -> None:
+    root = fill(f"{s3.uri}/wh")
+    assert rows(root, "SELECT run, count(*) FROM predictions GROUP BY run ORDER BY run") == [
+        ("first", 7),
+        ("second", 4),
+    ]
+    files = CountingFiles(snapshot(Warehouse(root)))
+    with _open(files) as connection:
+        assert connection.sql("SELECT max(score) FROM predictions WHERE run = 'second'").fetchall() == [(0.99,)]
+    assert files.requests <= 4
+
+
+def test_in_memory() -> None:
+    root = fill("memory://query-test/wh")
+    assert rows(root, "SELECT count(*), sum(score) FROM predictions WHERE run = 'second'") == [(4, pytest.approx(3.96))]
+    assert rows(root, "SELECT metric FROM metrics WHERE run = 'first'") == [("AP",)]
+
+
+def test_a_part_that_is_gone_is_named(tmp_path: Path) -> None:
+    root = fill(str(tmp_path))
+    next(Path(root, "predictions/dataset=shapes/run=second").iterdir()).unlink()
+    with pytest.raises(StorageError, match=r"run=second/shard-0000\d-\w+.parquet: not found"):
+        query(root, "SELECT sum(score) FROM predictions")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT * FROM prediction", r'Did you mean "predictions"\?\s+the views are images, annotations'),
+        ("SELECT scores FROM predictions", r'"scores" not found.*\s.*Candidate bindings: .*"score"'),
+        ("SELEC 1", r'syntax error at or near "SELEC"'),
+        ("SELECT FROM", "syntax error"),
+        ("SELECT 'a'::INTEGER", "Could not convert string 'a' to INT32"),
+        ("", "holds 0 statements"),
+        ("SELECT 1; SELECT 2", "holds 2 statements: expected one"),
+        ("DROP VIEW runs", "'DROP VIEW runs' does more than read: expected SELECT"),
+        ("INSERT INTO runs SELECT * FROM runs", "does more than read"),
+        ("CREATE TABLE t (a INT)", "does more than read"),
+        ("WITH t AS (DELETE FROM runs RETURNING *) FROM t", "Can only delete from base table"),
+    ],
+)
+def test_wrong_sql_is_explained(wh: str, sql: str, said: str) -> None:
+    with pytest.raises(QueryError, match=said) as wrong:
+        query(wh, sql)
+    assert "Traceback" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM runs",
+        "VALUES (1)",
+        "DESCRIBE predictions",
+        "SHOW TABLES",
+        "SUMMARIZE outcomes",
+        "EXPLAIN SELECT * FROM runs",
+        "EXPLAIN ANALYZE SELECT * FROM runs",
+        "PIVOT predictions ON run USING count(*)",
+        "WITH best AS (SELECT max(score) FROM predictions) FROM best; -- the end",
+    ],
+)
+def test_every_way_to_read_is_allowed(wh: str, sql: str) -> None:
+    assert query(wh, sql).num_rows > 0
+
+
+def test_a_connection_keeps_what_it_saw(tmp_path: Path) -> None:
+    warehouse = small.create(str(tmp_path))
+    small.add_run(warehouse, "first", [[0.5]])
+    small.add_metrics(warehouse, "first", 0.25)
+    with connect(str(tmp_path)) as connection:
+        assert connection.sql("SELECT value FROM metrics").fetchall() == [(0.25,)]
+        small.add_metrics(warehouse, "first", 0.75)
+        assert connection.sql("SELECT value FROM metrics").fetchall() == [(0.25,)]
+    assert rows(str(tmp_path), "SELECT value FROM metrics") == [(0.75,)]
+
+
+@pytest.mark.parametrize(
+    ("where", "read"),
+    [
+        ("run = 'second'", 2),
+        ("run IN ('first', 'nothing')", 3),
+        ("dataset = 'other'", 0),
+        ("run IN (SELECT run FROM runs WHERE model = 'large')", 2),
+        ("image_id > 0", 5),
+    ],
+)
+def test_other_partitions_are_not_opened(wh: str, where: str, read: int) -> None:
+    files = CommittedFiles(snapshot(Warehouse(wh)))
+    with _open(files) as connection:
+        connection.sql(f"SELECT sum(score) FROM predictions WHERE {where}").fetchall()
+    assert len([path for path in files.opened if path.startswith("predictions/dataset=shapes")]) == read
+
+
+def test_a_damaged_run_does_not_disturb_another(tmp_path: Path) -> None:
+    root = fill(str(tmp_path))
+    for part in Path(root, "predictions/dataset=shapes/run=first").iterdir():
+        part.write_bytes(b"damaged")
+    assert rows(root, "SELECT count(*) FROM predictions WHERE run = 'second'") == [(4,)]
+    with pytest.raises(StorageError, match=r"run=first/shard-0000\d-\w+.parquet is damaged \(\d+ bytes at"):
+        query(root, "SELECT sum(score) FROM predictions")
+
+
+def test_only_the_columns_and_row_groups_asked_for_are_read(tmp_path: Path) -> None:
+    warehouse = small.create(str(tmp_path))
+    record = small.begin(warehouse, "wide", 1)
+    names = np.random.default_rng(0).integers(0, 1 << 60, 300_000).astype(str)
+    table = tables.from_rows([small.row(1, 0, 0.5)], tables.PREDICTIONS).take(np.zeros(len(names), np.int64))
+    for name, values in (("image_id", np.arange(len(names))), ("category", names)):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, tables.PREDICTIONS.field(name), pa.array(values))
+    outcomes = tables.from_rows([{"image_id": 1, "status": "ok", "predictions": 1}], tables.OUTCOMES)
+    committed = runs.commit(record, [runs.publish(record, 0, table, outcomes)], {})
+    all_names = spent(committed, "SELECT max(category) FROM predictions")
+    assert (
+        spent(committed, "SELECT max(category) FROM predictions WHERE image_id = 5") < all_names * 0.6
+    )  # 1 of 3 row groups
+    assert spent(committed, "SELECT sum(area) FROM predictions") < all_names / 10
+
+
+def spent(record: RunRecord, sql: str) -> int:
+    """Bytes of parts that a query read."""
+    files = CountingFiles(snapshot(record.warehouse))
+    with _open(files) as connection:
+        connection.sql(sql).fetchall()
+    return files.bytes
+
+
+class CountingFiles(CommittedFiles):
+    bytes = 0
+    requests = 0
+
+    def read(self, file: File, offset: int, length: int) -> bytes:
+        self.bytes += length
+        self.requests += 1
+        return super().read(file, offset, length)

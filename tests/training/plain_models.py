@@ -1,0 +1,62 @@
+"""Networks without batch statistics, and one whose loss can be made to fail, for the tests of training."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from models.spec import InputRule, ModelSpec
+
+
+class PlainSegmenter(nn.Module):
+    """Two convolutions of one pixel's size, so that padding changes nothing, and a shallower classifier."""
+
+    def __init__(self, num_classes: int, auxiliary: bool) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 1)
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.auxiliary = nn.Conv2d(3, num_classes, 1) if auxiliary else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        out = {"out": self.head(self.body(images).tanh())}
+        return out if self.auxiliary is None else {**out, "aux": self.auxiliary(images)}
+
+
+def segmenter(*, num_classes: int, auxiliary: bool = False) -> nn.Module:
+    return PlainSegmenter(num_classes, auxiliary)
+
+
+class FailingDetector(nn.Module):
+    """At the named steps: its loss is not a number, its gradient is none, its process ends, its memory is full."""
+
+    def __init__(self, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, full_at: int = 0) -> None:
+        super().__init__()
+        self.nan_at, self.steep_at, self.die_at, self.full_at = nan_at, steep_at, die_at, full_at
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.step = 0
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        self.step += 1
+        if self.step == self.die_at:
+            os._exit(7)
+        if self.step == self.full_at:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
+        loss = self.weight.square().sum() * sum(len(target["boxes"]) for target in targets)
+        if self.step == self.steep_at:
+            loss = loss + (0 * self.weight).sum().sqrt()  # 0, and infinitely steep
+        return {"area": loss * (float("nan") if self.step == self.nan_at else 1.0)}
+
+
+def failing(*, num_classes: int, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, full_at: int = 0) -> nn.Module:
+    return FailingDetector(nan_at, steep_at, die_at, full_at)
+
+
+def rule(model: nn.Module) -> InputRule:
+    return InputRule(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+PAPER = "https://example.org"
+SEGMENTER = ModelSpec("tests.training.plain_models:SEGMENTER", "semantic", segmenter, rule, PAPER)
+FAILING = ModelSpec("tests.training.plain_models:FAILING", "detection", failing, rule, PAPER)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import models
+from pipeline import storage, tables
+from pipeline.datasets import Dataset
+from pipeline.errors import ConfigError, DatasetError, ModelError, ShardlensError, WeightsError
+from pipeline.executors import ExecutorConfig
+from pipeline.training.config import TrainConfig
+from pipeline.training.job import choose_split, name_labels, prepare
+from pipeline.warehouse import Warehouse
+from tests.training.conftest import IMAGES, SEMANTIC
+
+Make = Callable[..., TrainConfig]
+
+
+def change(warehouse: str, part: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Edit every row of a table of the dataset `shapes`."""
+    uri = storage.join(Dataset.open(Warehouse(warehouse), "shapes").root, f"{part}.parquet")
+    table = tables.from_bytes(storage.read(uri))
+    storage.publish(uri, tables.to_bytes(tables.from_rows([edit(row) for row in table.to_pylist()], table.schema)))
+
+
+def test_a_job_names_what_its_workers_must_agree_on(config: Make) -> None:
+    job = prepare(config())
+    assert (job.images, job.split, job.run) == (IMAGES, "train", "r")
+    assert job.labels == ("__background__", "disc", "square", "triangle")
+    assert job.label_of == {1: 1, 2: 2, 3: 3}
+    assert job.options == {"width": 8, "min_size": 64}
+    assert job.folder.endswith("/checkpoints/r")
+
+
+def test_a_run_is_named_by_its_settings(config: Make) -> None:
+    first, same, other = (prepare(config(run=None, seed=seed)).run for seed in (0, 0, 1))
+    assert first == same != other
+    assert first.startswith("fcos_small-")
+    assert prepare(config(run=None, **SEMANTIC)).run.startswith("tests.training.plain_models-SEGMENTER-")
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"learning_rate": 0.1},
+    {"option": ("width=4",)},
+    {"executor": ExecutorConfig(kind="ray", workers="2")},
+    {"executor": ExecutorConfig(gpus_per_worker=1)},
+    {"split": "train", "epochs": 2},
+]
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+def test_what_changes_a_weight_changes_the_fingerprint(config: Make, changed: dict[str, Any]) -> None:
+    assert prepare(config()).fingerprint != prepare(config(**changed)).fingerprint
+
+
+def test_what_changes_no_weight_leaves_the_fingerprint(config: Make) -> None:
+    other = prepare(config(run="other", cache_mb=1, executor=ExecutorConfig(kind="ray", cpus_per_worker=0.5)))
+    assert prepare(config()).fingerprint == other.fingerprint
+
+
+def split_table(*splits: str | None) -> pa.Table:
+    return pa.table({"split": pa.array(splits, pa.string())})
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "chosen"),
+    [(None, ("val", "train"), "train"), (None, (None,), None), ("val", ("val", None), "val")],
+)
+def test_the_split_is_train_unless_another_is_asked_for(
+    config: Make, asked: str | None, there: tuple[str | None, ...], chosen: str | None
+) -> None:
+    assert choose_split(config(split=asked), split_table(*there)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "message"),
+    [
+        ("dev", ("val", "train"), r"no split 'dev': it has train, val"),
+        (None, ("val",), "'train'"),
+        ("dev", (None,), "leave --split out"),
+    ],
+)
+def test_an_unknown_split_is_an_error(
+    config: Make, asked: str | None, there: tuple[str | None, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose_split(config(split=asked), split_table(*there))
+
+
+ERRORS: list[tuple[dict[str, Any], type[ShardlensError], str]] = [
+    ({"dataset": "shapse"}, DatasetError, "no dataset 'shapse'.*shapes"),
+    ({"model": "fcos_smal"}, ModelError, "nearest: fcos_small"),
+    ({"model": "darknet", "option": ()}, ConfigError, "darknet cannot be trained here.*fcos_small.*unet"),
+    ({"option": ("widht=8",)}, ModelError, "no option 'widht'; it takes width"),
+    ({"option": ("width",)}, ConfigError, "expected NAME=VALUE"),
+    ({"image_size": (64, 64)}, ConfigError, "image_size is for semantic models; fcos_small.*min_size"),
+    ({"dataset": "bare"}, DatasetError, r"at least one box.*bare \(2 images\), which hold no annotations at all"),
+    ({"executor": ExecutorConfig(kind="ray", workers="17")}, ConfigError, "16 images for 17 workers"),
+    ({"init": "/not/there.pth"}, WeightsError, "no weights to start from at /not/there.pth"),
+    ({"run": "a/b"}, ConfigError, "run 'a/b' cannot be used as a name"),
+]
+
+
+@pytest.mark.parametrize(("given", "kind", "message"), ERRORS)
+def test_what_cannot_work_is_an_error_before_the_first_step(
+    config: Make, given: dict[str, Any], kind: type[ShardlensError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        prepare(config(**given))
+
+
+def test_boxes_alone_teach_no_segmentation(config: Make, warehouse: str) -> None:
+    change(warehouse, "annotations", lambda row: {**row, "segmentation": None})
+    with pytest.raises(
+        DatasetError, match=r"needs at least one mask of a category in split 'train'.*\d+ without a mask"
+    ):
+        prepare(config(**SEMANTIC))
+
+
+def test_void_alone_teaches_nothing(config: Make, warehouse: str) -> None:
+    change(warehouse, "annotations", lambda row: {**row, "category_id": None, "category": None})
+    with pytest.raises(DatasetError, match="nothing to learn from"):
+        prepare(config(**SEMANTIC))
+
+
+def test_images_without_a_readable_header_are_left_out(config: Make, warehouse: str) -> None:
+    change(warehouse, "images", lambda row: row | ({"width": None, "height": None} if row["image_id"] == 1 else {}))
+    job = prepare(config())
+    assert (job.images, job.left_out) == (IMAGES - 1, {"images without a readable header": 1})
+
+
+def test_a_semantic_map_has_room_for_254_categories() -> None:
+    spec = models.find("unet")
+    categories = tables.from_rows([{"category_id": i, "name": f"c{i}"} for i in range(255)], tables.CATEGORIES)
+    with pytest.raises(ConfigError, match="255 categories: a semantic model tells at most 254 apart"):
+        name_labels(spec, categories)
+    labels, label_of = name_labels(replace(spec, background=False), categories)
+    assert (len(labels), label_of[0], label_of[254]) == (255, 0, 254)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0: expected 1 or more"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a number above 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0: expected 0 or more"),
+        ({"warmup": 1.5}, "warmup is 1.5: expected a share"),
+        ({"optimizer": "adam"}, "optimizer is 'adam': expected one of adamw, sgd"),
+        ({"precision": "int8"}, "precision is 'int8': expected one of fp32"),
+        ({"image_size": (0, 4)}, "image_size is .*: expected a height and a width"),
+    ],
+)
+def test_settings_are_checked(config: Make, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**given)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.weights import load
+from pipeline import storage, tables
+from pipeline.errors import ConfigError, TrainingError, WeightsError
+from pipeline.execution import Progress
+from pipeline.executors import ExecutorConfig
+from pipeline.training.config import TrainConfig
+from pipeline.training.job import TrainJob, prepare
+from pipeline.training.loop import LocalWorker, build_network, fit, open_device
+from pipeline.training.records import Trained
+from tests.training.conftest import FAILING, SEMANTIC
+
+Make = Callable[..., TrainConfig]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trained(config: TrainConfig) -> Trained:
+    return fit(prepare(config), LocalWorker())
+
+
+def weights(job: TrainJob) -> dict[str, torch.Tensor]:
+    network = build_network(job)
+    load(network, storage.read(f"{job.folder}/model.safetensors"), "the checkpoint")
+    return network.state_dict()
+
+
+def losses(job: TrainJob) -> list[float]:
+    found: list[float] = tables.from_bytes(storage.read(f"{job.folder}/training.parquet"))["loss"].to_pylist()
+    return found
+
+
+def on_two_processes(job: TrainJob, folder: Path) -> list[str]:
+    """Train with plain torch.distributed; what each rank printed, the first one its digest."""
+    (folder / "job").write_bytes(pickle.dumps(job))
+    command = [sys.executable, "-m", "tests.training.ranks", str(folder / "job")]
+    store = folder / "store"
+    ranks = [
+        subprocess.Popen([*command, str(rank), "2", str(store)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=120)[0].strip() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    return said
+
+
+DETECTOR = {"epochs": 4, "learning_rate": 5e-3, "batch_size": 4}
+
+
+@pytest.mark.parametrize("task", [DETECTOR, {**SEMANTIC, "epochs": 4, "learning_rate": 2e-2}])
+def test_the_loss_falls(config: Make, task: dict[str, Any]) -> None:
+    found = [epoch["loss"] for epoch in trained(config(**task)).losses]
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_an_instance_model_of_the_zoo_takes_a_step(config: Make) -> None:
+    option = ("min_size=32", "max_size=32")
+    done = trained(config(dataset="pair", model="maskrcnn_resnet50_fpn", option=option, learning_rate=1e-4))
+    assert done.steps == 1
+    assert done.losses[0]["loss_mask"] > 0
+
+
+def test_equal_seeds_give_equal_weights_to_the_bit(config: Make) -> None:
+    digests = [trained(config(run=str(i), seed=seed)).sha256 for i, seed in enumerate((3, 3, 4))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_first_weights_are_of_the_seed(config: Make) -> None:
+    standstill = {**SEMANTIC, "learning_rate": 1e-30, "weight_decay": 0}
+    digests = [trained(config(run=str(seed), seed=seed, **standstill)).sha256 for seed in (0, 1)]
+    assert digests[0] != digests[1]
+
+
+def test_training_leaves_the_callers_random_numbers_and_threads_alone(config: Make) -> None:
+    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    trained(config(**SEMANTIC, threads=threads + 1))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_two_workers_are_one_with_twice_the_batch(config: Make, tmp_path: Path) -> None:
+    quick = {**SEMANTIC, "epochs": 5, "learning_rate": 2e-2, "clip_norm": 1.0}
+    pair = prepare(config(run="two", batch_size=3, executor=ExecutorConfig(kind="ray", workers="2"), **quick))
+    on_two_processes(pair, tmp_path)
+    one = prepare(config(run="one", batch_size=6, **quick))
+    alone = fit(one, LocalWorker())
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(pair)[name], tensor, rtol=1e-4, atol=1e-5)
+    assert losses(pair) == pytest.approx(losses(one), rel=1e-4)
+    assert alone.steps == len(losses(one)) == 5 * 3
+
+
+def test_progress_counts_the_steps(config: Make) -> None:
+    heard: list[Progress] = []
+    fit(prepare(config(epochs=2, batch_size=4)), LocalWorker(listener=heard.append))
+    assert [p.done for p in heard] == list(range(1, 9))
+    assert {(p.stage, p.total, p.unit) for p in heard} == {("train", 8, "steps")}
+    assert heard[-1].detail.startswith("epoch 2/2, loss ")
+
+
+def test_training_starts_from_a_checkpoint(config: Make, warehouse: str) -> None:
+    trained(config(run="first"))
+    job = prepare(config(run="second", init=f"{warehouse}/checkpoints/first"))
+    first = weights(prepare(config(run="first")))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in build_network(job).state_dict().items())
+
+
+def test_a_checkpoint_of_another_model_is_refused(config: Make, warehouse: str) -> None:
+    trained(config(run="first"))
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        trained(config(run="second", option=("width=4", "min_size=64"), init=f"{warehouse}/checkpoints/first"))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_its_images(config: Make, warehouse: str) -> None:
+    settings = config(**FAILING, option=("nan_at=3",), batch_size=4)
+    with pytest.raises(
+        TrainingError, match=r"loss is not a finite number.*epoch 1, step 3 \(area nan\).*images \d+, \d+"
+    ):
+        trained(settings)
+    assert not storage.exists(f"{warehouse}/checkpoints/r/model.safetensors")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
+    with pytest.raises(
+        TrainingError, match=r"the gradient is not a finite number.*step 2.*lower --learning-rate \(it was \d"
+    ):
+        trained(config(**FAILING, option=("steep_at=2",), batch_size=4))
+
+
+def test_a_full_device_is_explained(config: Make) -> None:
+    with pytest.raises(ConfigError, match=r"a batch of 8 images does not fit the memory of cpu.*lower --batch-size"):
+        trained(config(**FAILING, option=("full_at=2",)))
+
+
+def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None:
+    with pytest.raises(
+        ConfigError, match=r"deeplabv3_mobilenet_v3_large takes statistics.*batch of 1 is too small.*--batch-size"
+    ):
+        trained(config(dataset="pair", model="deeplabv3_mobilenet_v3_large", option=(), batch_size=1))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_learn_too(config: Make, precision: str) -> None:
+    option = ("depth=2", "width=4")
+    done = trained(config(model="unet", option=option, precision=precision, epochs=2, learning_rate=1e-2, batch_size=4))
+    assert done.losses[-1]["loss"] < done.losses[0]["loss"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="torch sees none on the worker"):
+        open_device("cuda")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline import storage, tables
+from pipeline.errors import RunError
+from pipeline.training.config import TrainConfig
+from pipeline.training.job import prepare
+from pipeline.training.loop import build_network
+from pipeline.training.records import Step, Trained, claim, epoch_losses, finish, publish
+
+Make = Callable[..., TrainConfig]
+
+
+def step(number: int, images: int, **parts: float) -> Step:
+    return Step(1, number, images, parts, 0.1, 2.0, 0.5, 0.25)
+
+
+STEPS = [step(1, 3, box=1.0, label=2.0), step(2, 1, box=5.0, label=0.0)]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
+    assert epoch_losses(STEPS) == {"loss": 3.5, "box": 2.0, "label": 1.5}
+
+
+def test_every_step_is_a_row(config: Make) -> None:
+    job = prepare(config())
+    publish(job, build_network(job), STEPS)
+    table = tables.from_bytes(storage.read(f"{job.folder}/training.parquet"))
+    first = table.to_pylist()[0]
+    assert (first["run"], first["dataset"], first["step"], first["loss"]) == ("r", "shapes", 1, 3.0)
+    assert dict(first["parts"]) == {"box": 1.0, "label": 2.0}
+    assert table.num_rows == 2
+
+
+def test_a_name_in_use_with_other_settings_shows_them(config: Make) -> None:
+    claim(prepare(config()))
+    with pytest.raises(
+        RunError, match=r"'r' exists with other settings:\n  epochs: 1 there, 5 here\n.*another --run name"
+    ):
+        claim(prepare(config(epochs=5)))
+
+
+def test_a_run_is_whole_once_it_is_finished(config: Make) -> None:
+    job = prepare(config())
+    assert claim(job) is None
+    assert claim(job) is None
+    finish(job, {"run": "r"}, Trained("ab", 2, ({"epoch": 1, "loss": 3.0},), 2, 1.0, 0.5, ()))
+    found = claim(job)
+    assert found is not None
+    assert (found["report"], found["losses"]) == ({"run": "r"}, [{"epoch": 1, "loss": 3.0}])
+    assert found["settings"]["options"] == {"width": 8, "min_size": 64}

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.weights import read_checkpoint
+from pipeline import storage
+from pipeline.errors import RunError
+from pipeline.networks import NetworkConfig, load_network, resolve
+from pipeline.train import TrainConfig, train
+from tests.conftest import Bucket
+from tests.training.conftest import FAILING, IMAGES, SEMANTIC
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("place", ["checkpoints/r", "checkpoints/r/model.safetensors"])
+def test_a_checkpoint_says_all_that_prediction_needs(config: Make, warehouse: str, place: str) -> None:
+    report = train(config())
+    network = resolve(NetworkConfig(weights=f"{warehouse}/{place}"))
+    assert (network.model, network.sha256) == ("fcos_small", report.sha256)
+    assert network.labels == ("__background__", "disc", "square", "triangle")
+    (found,) = load_network(network)([torch.rand(3, 64, 64)])
+    assert set(found) == {"boxes", "labels", "scores"}
+
+
+def test_the_report_and_train_json_agree(config: Make, warehouse: str) -> None:
+    report = train(config(epochs=2, batch_size=4))
+    document = json.loads(Path(f"{warehouse}/checkpoints/r/train.json").read_text())
+    assert (report.epochs, report.steps, report.images) == (2, 8, IMAGES)
+    assert report.checkpoint == f"{warehouse}/checkpoints/r"
+    assert document["checkpoint"]["sha256"] == report.sha256
+    assert [losses["epoch"] for losses in document["losses"]] == [1, 2]
+    assert document["losses"][-1] == {"epoch": 2, **report.losses}
+    assert report.losses["loss"] == pytest.approx(sum(report.losses.values()) / 2)
+
+
+def test_a_whole_run_is_reported_not_repeated(config: Make, drawn: Path) -> None:
+    first = train(config(**SEMANTIC))
+    heard: list[object] = []
+    assert train(config(**SEMANTIC), heard.append) == first
+    assert not heard
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "train.json"])
+def test_a_run_that_is_not_whole_is_trained_again(config: Make, warehouse: str, lost: str) -> None:
+    first = train(config(**SEMANTIC))
+    storage.delete(f"{warehouse}/checkpoints/r/{lost}")
+    assert train(config(**SEMANTIC)).sha256 == first.sha256
+    assert storage.exists(f"{warehouse}/checkpoints/r/{lost}")
+
+
+def test_an_interrupted_run_is_trained_again_by_the_same_command(config: Make, warehouse: str) -> None:
+    def interrupt(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(**SEMANTIC), interrupt)
+    assert storage.children(f"{warehouse}/checkpoints/r") == ["run.json"]
+    assert train(config(**SEMANTIC)).steps == 2
+
+
+def test_unreadable_images_are_counted_and_named(config: Make, warehouse: str, folder: Path) -> None:
+    (folder / "000004.png").write_bytes(b"not an image")
+    report = train(config(**SEMANTIC, dataset="fragile", max_unreadable=0.2))
+    document = json.loads(Path(f"{warehouse}/checkpoints/r/train.json").read_text())
+    assert report.left_out == {"unreadable images": 1}
+    assert document["unreadable"][0].startswith("image 4 (decode): ")
+
+
+def test_a_name_in_use_is_an_error_before_anything_is_trained(config: Make) -> None:
+    train(config(**SEMANTIC))
+    with pytest.raises(RunError, match="'r' exists with other settings"):
+        train(config(**FAILING, option=("nan_at=1",)))
+
+
+def test_options_stay_what_they_were(config: Make, warehouse: str) -> None:
+    train(config())
+    checkpoint = read_checkpoint(storage.read(f"{warehouse}/checkpoints/r/model.safetensors"))
+    assert checkpoint is not None
+    assert checkpoint.options == {"width": 8, "min_size": 64}
+
+
+@pytest.mark.s3
+def test_a_warehouse_in_a_bucket_takes_a_checkpoint(config: Make, drawn: Path, s3: Bucket) -> None:
+    for entry in storage.walk(str(drawn / "warehouse")):
+        storage.publish(f"{s3.uri}/{entry.name}", storage.read(entry.uri))
+    report = train(config(**SEMANTIC, warehouse=s3.uri))
+    assert report.checkpoint == f"{s3.uri}/checkpoints/r"
+    assert resolve(NetworkConfig(weights=report.checkpoint)).sha256 == report.sha256
+    assert train(config(**SEMANTIC, warehouse=s3.uri)) == report
