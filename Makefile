@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: install demo test check bench clean
+# make test-long: what takes minutes each: every model overfitted, the recipes on real data.
+.PHONY: install demo test test-long check bench clean
 
 install: $(READY)
 
@@ -19,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-long: install
+	$(BIN)/python -m pytest -m long --timeout=3600
 
 check: install
 	$(BIN)/ruff check .

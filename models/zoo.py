@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from models import darknet, fcos_small, torchvision_zoo, unet
+from models import darknet, detection, segmentation, torchvision_zoo
 from models.errors import ModelError
 from models.options import Value, coerce, nearest
 from models.spec import ModelSpec
@@ -16,8 +16,8 @@ from models.spec import ModelSpec
 SPECS: tuple[ModelSpec, ...] = (
     *torchvision_zoo.SPECS,
     darknet.SPEC,
-    fcos_small.SPEC,
-    unet.SPEC,
+    *detection.SPECS,
+    *segmentation.SPECS,
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in SPECS}
 

@@ -3,7 +3,7 @@ import torch
 
 from models import build, find
 from models.errors import ModelError
-from models.fcos_small import SmallPyramid
+from models.detection.fcos_small import SmallPyramid
 from tests.models.samples import sample_images
 
 
