@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from models import build, find
-from models.errors import ModelError
 from models.detection.fcos_small import SmallPyramid
+from models.errors import ModelError
 from tests.models.samples import sample_images
 
 
