@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models import build, find
 from models.options import parameters
+from tests.models.small import SMALL, Value
 
 CLASSES = 4
 """Labels of the sample networks, the background's included where there is one."""
@@ -67,15 +68,15 @@ scale_x_y=1.05
 """
 
 
-def sample_options(name: str) -> dict[str, str | int]:
-    """Options that keep the network small and its scores unfiltered."""
+def sample_options(name: str) -> dict[str, Value]:
+    """Options that keep the network small and its scores unfiltered: those of `SMALL`, else what torchvision's take."""
+    if name in SMALL:
+        return dict(SMALL[name].options)
     taken = parameters(find(name).build)
-    small = {
+    small: dict[str, Value] = {
         "cfg": TINY_CFG,
         "min_size": "64",
         "max_size": 96,
-        "depth": 2,
-        "width": 16,
         "score_threshold": "0.001",
         "detections_per_image": 20,
     }

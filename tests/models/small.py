@@ -13,17 +13,11 @@ class Small:
     """How to build a network small, and what the tester is to know of it."""
 
     options: Mapping[str, Value] = field(default_factory=dict)
-    classes: int = 3
-    """Labels, the background's included where the network has one."""
-    side: int = 96
-    """Length of the sides of its images, about."""
     without_gradient: tuple[str, ...] = ()
-    """Beginnings of the names of parameters that a step rightly leaves without a gradient."""
-    tolerance: float = 1e-4
-    """Of scores and logits: one image against the same image in a batch."""
+    """Beginnings of the names of trainable parameters that a step with objects rightly leaves without a gradient."""
 
 
 SMALL: dict[str, Small] = {
-    "fcos_small": Small(),
-    "unet": Small({"depth": 2, "width": 4}),
+    "fcos_small": Small({"width": 16, "min_size": 64, "score_threshold": 0.001}),
+    "unet": Small({"depth": 2, "width": 16}),
 }
