@@ -64,11 +64,12 @@ def test_two_items_are_under_way_at_once(executor: Executor, tmp_path: Path) -> 
 
 
 def test_an_error_of_ours_arrives_unchanged(executor: Executor, tmp_path: Path) -> None:
+    received = []
     with pytest.raises(StorageError) as caught:
-        list(executor.map(Square(tmp_path, failing=3), count()))
+        received.extend(executor.map(Square(tmp_path, failing=3), count()))
     assert type(caught.value) is StorageError
     assert caught.value.args == ("item 3 cannot be read",)
-    assert max(calls(tmp_path)) <= 3 + AHEAD
+    assert len(calls(tmp_path)) <= len(received) + 1 + AHEAD
 
 
 def test_an_error_of_the_setup_arrives_unchanged(executor: Executor, tmp_path: Path) -> None:
