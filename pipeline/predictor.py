@@ -10,22 +10,21 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from models.box_masks import keep_box_masks
-from models.inputs import prepare, restore
 from pipeline import runs, storage, tables
 from pipeline.batches import Batch, batches
 from pipeline.categories import LabelMap
 from pipeline.decode import Decoded, DecodePolicy
 from pipeline.errors import ConfigError, ExecutionError
 from pipeline.fetch import Failure, Prefetch, load
+from pipeline.forward import PRECISIONS, Forward
 from pipeline.networks import Network, load_network
-from pipeline.rows import ImageRows, from_detection, from_semantic, outcomes_table, predictions_table
+from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
 from pipeline.shards import Shard
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["PRECISIONS", "PredictStage", "Predictor", "ShardReport", "ShardWork"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,11 @@ class Predictor:
             raise ConfigError(
                 "--gpus-per-worker asks for a GPU, but torch sees none on the worker: set it to 0, or mend the driver"
             )
-        self.model = load_network(stage.network).to(self.device).to(memory_format=torch.channels_last)
-        keep_box_masks(self.model)
-        self.rule = stage.network.spec.input_rule(self.model)
+        model = load_network(stage.network).to(self.device).to(memory_format=torch.channels_last)
+        keep_box_masks(model)
+        spec, threshold = stage.network.spec, stage.network.score_threshold
+        self.rule = spec.input_rule(model)
+        self.forward = Forward(model, spec.task, self.rule, self.device, stage.precision, threshold)
         self.turn = threading.Lock()
 
     def __call__(self, work: ShardWork) -> ShardReport:
@@ -155,32 +156,12 @@ class Predictor:
     def _try(self, images: Sequence[tuple[int, Decoded]], found: _Found) -> Exception | None:
         """Predict a batch and keep its rows, or return what went wrong, without the memory that its traceback holds."""
         try:
-            outputs = self._forward([decoded for _, decoded in images])
+            with torch.inference_mode():
+                outputs = self.forward([decoded for _, decoded in images])
         except Exception as error:  # noqa: BLE001 - whatever a network raises on an image is that image's outcome
             return error.with_traceback(None)
         found.rows.update({image_id: rows for (image_id, _), rows in zip(images, outputs, strict=True)})
         return None
-
-    @torch.inference_mode()
-    def _forward(self, images: Sequence[Decoded]) -> list[ImageRows]:
-        """Run the network on images of one padded shape."""
-        tensors = [self._tensor(image) for image in images]
-        dtype = PRECISIONS[self.stage.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            if self.stage.network.spec.task != "semantic":
-                outputs = self.model(tensors)
-                threshold = self.stage.network.score_threshold
-                return [from_detection(o, image, threshold) for o, image in zip(outputs, images, strict=True)]
-            batch = prepare(tensors, self.rule).contiguous(memory_format=torch.channels_last)
-            logits = self.model(batch)["out"]
-        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-        maps = restore(logits.float(), self.rule, sizes)
-        return [from_semantic(m, image) for m, image in zip(maps, images, strict=True)]
-
-    def _tensor(self, image: Decoded) -> Tensor:
-        """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""
-        pixels = torch.from_numpy(image.pixels.copy() if not image.pixels.flags.writeable else image.pixels)
-        return pixels.to(self.device, non_blocking=True).permute(2, 0, 1).float().div_(255)
 
     def _publish(self, work: ShardWork, found: _Found) -> ShardParts:
         """Write the shard's two parts; those of a retry hold the earlier rows too."""

@@ -32,12 +32,20 @@ class TrainConfig:
     """Name of the training run; None = the model's name and the fingerprint's first digits."""
     split: str | None = None
     """Split to learn from; None = train, or all images of a dataset without splits."""
+    val_split: str | None = None
+    """Split to validate on; None = val, else test, where the dataset has it beside the one learnt from; else none."""
+    validate_every: int = 1
+    """Epochs from one validation to the next; the last epoch is always validated; 0 = never."""
+    best_metric: str | None = None
+    """Metric of the validation that chooses the best checkpoint; None = AP, or Dice of semantic models."""
+    patience: int = 0
+    """Validations without a better figure after which the run ends early; 0 = never."""
     init: str | None = None
     """URI of a checkpoint to start from, of the same model with the same labels; None = random weights."""
     epochs: int = 20
     """Times that every image is seen."""
     batch_size: int = 8
-    """Images of a step on each worker, at most."""
+    """Images that a worker computes at once, at most. A step has batch_size x accumulate x the most workers images."""
     optimizer: Optimizer = "adamw"
     """adamw, or sgd (momentum 0.9)."""
     learning_rate: float = 1e-3
@@ -54,12 +62,21 @@ class TrainConfig:
     """Semantic models: height and width that images are stretched to; None = as the model's input rule has it."""
     flip: bool = True
     """Mirror half of the images, with their boxes and masks."""
+    accumulate: int = 1
+    """Batches of each worker whose gradients make up a step: steps of more images than fit into memory at once."""
+    checkpoint_every: int = 0
+    """Steps from one checkpoint to the next; 0 = at the end of each epoch."""
+    keep: int = 2
+    """Checkpoints that are kept, the last ones; the best one is kept beside them."""
+    max_failures: int = 3
+    """Times that workers which died are replaced, within one command; the run goes on from the last checkpoint."""
     seed: int = 0
     """Equal seeds and workers give equal weights, bit for bit on the CPU."""
     precision: Precision = "fp32"
     """fp32, bf16, fp16, or auto: bf16 where the hardware multiplies it natively."""
     executor: Annotated[ExecutorConfig, Parameter(name="*")] = field(default_factory=ExecutorConfig)
-    """Where the workers run; they share each step, and are as many as the most that it names (1 if it names none)."""
+    """Where the workers run. --workers N: exactly N; MIN:MAX: as many as there is room for, at any time of the run; none
+    named: 1. A step's images, and so the result, are those of the most workers, however many there are."""
     threads: int = 1
     """Computing threads of a worker on the CPU."""
     cache_mb: int = 1024
@@ -72,11 +89,13 @@ class TrainConfig:
     """Root of the tables."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "threads", "max_pixels"):
+        for name in ("epochs", "batch_size", "accumulate", "keep", "threads", "max_pixels"):
             _check(self, name, getattr(self, name) >= 1, "1 or more")
         _check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
-        for name in ("weight_decay", "clip_norm", "dice_weight", "cache_mb", "seed"):
+        for name in ("weight_decay", "clip_norm", "dice_weight", "cache_mb", "seed", "validate_every", "patience"):
             _check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("checkpoint_every", "max_failures"):
+            _check(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("warmup", "max_unreadable"):
             _check(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         for name, known in (("optimizer", get_args(Optimizer)), ("precision", get_args(Precision))):
@@ -94,8 +113,23 @@ class TrainConfig:
 
     @property
     def workers(self) -> int:
-        """Workers that share each step."""
+        """The most workers that share each step."""
         return self.executor.bounds[1] or 1
+
+    @property
+    def fewest_workers(self) -> int:
+        """The fewest workers that share each step: as many as the most, unless both are named."""
+        return self.executor.bounds[0] if ":" in (self.executor.workers or "") else self.workers
+
+    @property
+    def slots(self) -> int:
+        """Batches that a step is cut into, whatever the number of workers that compute them."""
+        return self.workers * self.accumulate
+
+    @property
+    def global_batch(self) -> int:
+        """Images of a step, at most."""
+        return self.batch_size * self.slots
 
     @property
     def device(self) -> str:
