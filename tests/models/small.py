@@ -18,6 +18,13 @@ class Small:
 
 
 SMALL: dict[str, Small] = {
+    "efficientdet": Small(
+        {"width": 16, "cells": 2, "depth": 1, "image_size": 64, "anchor_scale": 2.0, "score_threshold": 0.001}
+    ),
     "fcos_small": Small({"width": 16, "min_size": 64, "score_threshold": 0.001}),
+    "fcn32s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
+    "fcn16s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
+    "fcn8s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
+    "segnet": Small({"width": 4}),
     "unet": Small({"depth": 2, "width": 16}),
 }

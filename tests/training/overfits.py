@@ -25,6 +25,20 @@ class Overfit:
 
 
 OVERFITS: dict[str, Overfit] = {
+    "efficientdet": Overfit(
+        {"image_size": 128, "width": 32, "cells": 2, "depth": 2, "anchor_scale": 3.0},
+        {"epochs": 120, "learning_rate": 3e-3, "batch_size": 4},
+    ),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "fcn32s": Overfit(
+        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 100, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "fcn16s": Overfit(
+        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 100, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "fcn8s": Overfit(
+        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "segnet": Overfit({"width": 8}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
 }
