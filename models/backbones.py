@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.ops.misc import Conv2dNormActivation
 
 from models.errors import ModelError
 from models.options import nearest
@@ -22,15 +23,20 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """The convolutional part of a classifier, without what lies behind the last stride that is asked for.
 
+    Without `widened` it ends before the 1x1 convolution in which an EfficientNet or a MobileNet widens its last features
+    for the classifier alone.
+
     Attributes:
         strides: input pixels per feature, ascending.
         channels: of the features at each stride.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = (8, 16, 32)) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = (8, 16, 32), widened: bool = True) -> None:
         super().__init__()
         classifier = _classifier(name)
         parts = _RESNET if hasattr(classifier, "layer4") else tuple(_numbered(classifier))
+        if not widened and _only_widens(classifier.get_submodule(parts[-1])):
+            parts = parts[:-1]
         layers = [classifier.get_submodule(part) for part in parts]
         ends, channels = _last_at(layers)
         missing = [stride for stride in strides if stride not in ends]
@@ -65,6 +71,10 @@ def _classifier(name: str) -> nn.Module:
     if not hasattr(classifier, "layer4") and not isinstance(getattr(classifier, "features", None), nn.Sequential):
         raise ModelError(f"{name} cannot serve as a backbone; expected one such as resnet50, vgg16 or mobilenet_v2")
     return classifier
+
+
+def _only_widens(layer: nn.Module) -> bool:
+    return isinstance(layer, Conv2dNormActivation) and layer[0].kernel_size == (1, 1)
 
 
 def _numbered(classifier: nn.Module) -> list[str]:

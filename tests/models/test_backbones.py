@@ -35,3 +35,9 @@ def test_what_lies_behind_the_last_stride_is_left_out():
 def test_what_cannot_serve_is_explained(name, said):
     with pytest.raises(ModelError, match=said):
         Backbone(name, (8, 16))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("efficientnet_b0", 320), ("mobilenet_v2", 320), ("resnet18", 512)])
+def test_the_widening_before_the_classifier_can_be_left_out(name, channels):
+    assert Backbone(name, (16, 32), widened=False).channels[1] == channels
+    assert Backbone(name, (16, 32)).channels[1] == max(channels, 512 if name == "resnet18" else 1280)
