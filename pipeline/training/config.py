@@ -8,18 +8,20 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from pipeline.errors import ConfigError
 from pipeline.executors.config import ExecutorConfig
-from pipeline.networks import named_options
+from pipeline.networks import named_numbers, named_options
+from pipeline.training.augment.config import Augmentation
+from pipeline.training.optimization import Optimization
+from pipeline.training.settings import check
 from pipeline.warehouse import WarehouseRoot
 
-Optimizer = Literal["adamw", "sgd"]
-Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Transfer = Literal["scratch", "feature-extractor", "fine-tune", "head-then-all"]
+LOSS_WEIGHTS = ("cross_entropy_weight", "dice_weight", "focal_weight")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What to train, on what, and how."""
+class Subject:
+    """What to train, and on what."""
 
     dataset: str
     """Name of an ingested dataset."""
@@ -28,6 +30,12 @@ class TrainConfig:
     """Name in the zoo ('shardlens models' lists them)."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """K=V, an option of the model, as often as needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Augmentation, Optimization, Subject):
+    """What to train, on what, and how."""
+
     run: str | None = None
     """Name of the training run; None = the model's name and the fingerprint's first digits."""
     split: str | None = None
@@ -41,39 +49,38 @@ class TrainConfig:
     patience: int = 0
     """Validations without a better figure after which the run ends early; 0 = never."""
     init: str | None = None
-    """URI of a checkpoint to start from, of the same model with the same labels; None = random weights."""
+    """URI of weights to start from, a backbone's or a whole model's: what fits by name and shape is taken."""
+    transfer: Transfer | None = None
+    """scratch; feature-extractor: the backbone stays as --init has it, its norms too; fine-tune: everything learns;
+    head-then-all: the one, then the other. None = fine-tune where there is --init, else scratch."""
+    head_epochs: int = 1
+    """head-then-all: epochs in which the backbone stays as it is."""
     epochs: int = 20
     """Times that every image is seen."""
     batch_size: int = 8
     """Images that a worker computes at once, at most. A step has batch_size x accumulate x the most workers images."""
-    optimizer: Optimizer = "adamw"
-    """adamw, or sgd (momentum 0.9)."""
-    learning_rate: float = 1e-3
-    """At its peak, after the warm-up; it then falls to 0 along half a cosine."""
-    weight_decay: float = 1e-4
-    """Not applied to biases and norms."""
-    warmup: float = 0.05
-    """Share of the steps in which the learning rate rises."""
-    clip_norm: float = 10.0
-    """Gradients longer than this are shortened to it; 0 = never."""
+    cross_entropy_weight: float = 1.0
+    """Semantic models: weight of the cross entropy in the loss."""
     dice_weight: float = 1.0
-    """Semantic models: weight of the soft Dice loss beside the cross entropy."""
+    """Semantic models: weight of the soft Dice loss."""
+    focal_weight: float = 0.0
+    """Semantic models: weight of the focal loss."""
+    focal_gamma: float = 2.0
+    """Power of the focal loss; 0 makes it the cross entropy."""
+    class_weight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """LABEL=F, what a label's pixels weigh in cross entropy and focal loss, as often as needed; others weigh 1."""
+    border_weight: float = 0.0
+    """Semantic models: U-Net's w_0 (10 in the paper), what pixels between two objects weigh more in the cross entropy."""
+    border_sigma: float = 5.0
+    """Pixels over which that weight falls off."""
     image_size: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
     """Semantic models: height and width that images are stretched to; None = as the model's input rule has it."""
-    flip: bool = True
-    """Mirror half of the images, with their boxes and masks."""
-    accumulate: int = 1
-    """Batches of each worker whose gradients make up a step: steps of more images than fit into memory at once."""
     checkpoint_every: int = 0
     """Steps from one checkpoint to the next; 0 = at the end of each epoch."""
     keep: int = 2
     """Checkpoints that are kept, the last ones; the best one is kept beside them."""
     max_failures: int = 3
     """Times that workers which died are replaced, within one command; the run goes on from the last checkpoint."""
-    seed: int = 0
-    """Equal seeds and workers give equal weights, bit for bit on the CPU."""
-    precision: Precision = "fp32"
-    """fp32, bf16, fp16, or auto: bf16 where the hardware multiplies it natively."""
     executor: Annotated[ExecutorConfig, Parameter(name="*")] = field(default_factory=ExecutorConfig)
     """Where the workers run. --workers N: exactly N; MIN:MAX: as many as there is room for, at any time of the run; none
     named: 1. A step's images, and so the result, are those of the most workers, however many there are."""
@@ -89,18 +96,29 @@ class TrainConfig:
     """Root of the tables."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "keep", "threads", "max_pixels"):
-            _check(self, name, getattr(self, name) >= 1, "1 or more")
-        _check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
-        for name in ("weight_decay", "clip_norm", "dice_weight", "cache_mb", "seed", "validate_every", "patience"):
-            _check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        Optimization.__post_init__(self)
+        Augmentation.__post_init__(self)
+        for name in ("epochs", "batch_size", "head_epochs", "keep", "threads", "max_pixels"):
+            check(self, name, getattr(self, name) >= 1, "1 or more")
+        for name in (*LOSS_WEIGHTS, "focal_gamma", "border_weight", "cache_mb", "validate_every", "patience"):
+            check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("checkpoint_every", "max_failures"):
-            _check(self, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("warmup", "max_unreadable"):
-            _check(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        for name, known in (("optimizer", get_args(Optimizer)), ("precision", get_args(Precision))):
-            _check(self, name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        _check(self, "image_size", self.image_size is None or min(self.image_size) >= 1, "a height and a width")
+            check(self, name, getattr(self, name) >= 0, "0 or more")
+        check(self, "max_unreadable", 0 <= self.max_unreadable <= 1, "a share from 0 to 1")
+        check(self, "transfer", self.transfer in (None, *get_args(Transfer)), f"one of {', '.join(get_args(Transfer))}")
+        begins = "URI of weights to start from" if self.method != "scratch" else "None, for --transfer scratch"
+        check(self, "init", (self.init is None) == (self.method == "scratch"), begins)
+        check(self, "border_sigma", 0 < self.border_sigma < math.inf, "a number above 0")
+        check(
+            self, "cross_entropy_weight", any(getattr(self, name) for name in LOSS_WEIGHTS), "a loss above 0 at least"
+        )
+        check(self, "class_weight", all(0 <= weight < math.inf for weight in self.class_weights.values()), "0 or more")
+        check(self, "image_size", self.image_size is None or min(self.image_size) >= 1, "a height and a width")
+
+    @property
+    def method(self) -> Transfer:
+        """What is done with the weights of `init`."""
+        return self.transfer or ("scratch" if self.init is None else "fine-tune")
 
     @property
     def options(self) -> dict[str, str]:
@@ -110,6 +128,20 @@ class TrainConfig:
             ConfigError: one is not K=V.
         """
         return named_options(self.option)
+
+    @property
+    def class_weights(self) -> dict[str, float]:
+        """Weights by label.
+
+        Raises:
+            ConfigError: one is not LABEL=F.
+        """
+        return named_numbers("--class-weight", self.class_weight)
+
+    @property
+    def border(self) -> tuple[float, float] | None:
+        """w_0 and sigma of the border weights; None = without them."""
+        return (self.border_weight, self.border_sigma) if self.border_weight else None
 
     @property
     def workers(self) -> int:
@@ -135,8 +167,3 @@ class TrainConfig:
     def device(self) -> str:
         """cpu or cuda."""
         return "cuda" if self.executor.gpus_per_worker > 0 else "cpu"
-
-
-def _check(config: TrainConfig, name: str, good: bool, expected: str) -> None:
-    if not good:
-        raise ConfigError(f"{name} is {getattr(config, name)!r}: expected {expected}")

@@ -93,7 +93,7 @@ class Loop:
         self.parallel = DistributedDataParallel(self.network) if worker.world_size > 1 else self.network
         self.data = TrainingData(job, self.rule)
         config = job.config
-        self.optimizer = optimizers.build(config.optimizer, self.network, config.learning_rate, config.weight_decay)
+        self.optimizer = optimizers.build(config, self.network)
         self.precision = resolve_precision(config.precision, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.total = config.epochs * steps_per_epoch(job.images, config.batch_size * worker.world_size)
@@ -136,7 +136,7 @@ class Loop:
     def _step(self, batch: Batch, epoch: int, number: int) -> Step:
         """One step: losses, gradients averaged over all images of all workers, and the update."""
         torch.manual_seed(step_seed(self.job.config.seed, number, self.worker.rank))
-        learning_rate = self.job.config.learning_rate * optimizers.rate(number, self.total, self.job.config.warmup)
+        learning_rate = self.job.config.learning_rate * optimizers.rate(number, self.total, self.job.config)
         optimizers.set_rate(self.optimizer, learning_rate)
         parts = self._losses(batch)
         found = {name: float(value.detach()) for name, value in parts.items()}
@@ -159,8 +159,8 @@ class Loop:
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             if self.job.spec.task != "semantic":
                 return objectives.detection(self.parallel, images, targets)
-            maps = [target["map"] for target in targets]
-            return objectives.semantic(self.parallel, images, maps, self.rule, self.job.config.dice_weight)
+            loss = objectives.criterion(self.job.config, self.job.labels)
+            return objectives.semantic(self.parallel, images, targets, self.rule, loss)
 
     def _update(self) -> float:
         """Apply the gradients and return their length; fp16's scaler skips steps that overflow, as it should."""

@@ -1,44 +1,60 @@
-"""Optimizers and the learning rate of each step."""
+"""Optimizers, the learning rate of each step, and the moving average of the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from itertools import product
 
 import torch
 from torch import nn
 
-MOMENTUM = 0.9
+from pipeline.training.optimization import Optimization
+
+SECOND_BETA = 0.999
+"""Of AdamW."""
 
 
-def build(name: str, model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer called `name` over what of `model` can be trained; biases and norms do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    kept = [group for group in groups if group["params"]]
-    if name == "sgd":
-        return torch.optim.SGD(kept, lr=learning_rate, momentum=MOMENTUM)
-    return torch.optim.AdamW(kept, lr=learning_rate)
+def build(config: Optimization, network: nn.Module, backbone: Set[str] = frozenset()) -> torch.optim.Optimizer:
+    """The optimizer over all of `network`, in up to four groups, each with the `factor` of its learning rate.
 
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at step 0, 1, ... of `steps`: a line up, then half a cosine down.
-
-    SGDR, https://arxiv.org/abs/1608.03983, without restarts.
+    Parameters called in `backbone` learn at `backbone_factor` of the rate; biases and norms (one dimension or none)
+    do not decay. Frozen parameters get no gradient, and so are neither moved nor decayed until they are thawed.
     """
-    rising = round(warmup * steps)
+    groups = []
+    for slow, decays in product((False, True), (True, False)):
+        named = network.named_parameters()
+        chosen = [p for name, p in named if (name in backbone) == slow and (p.ndim > 1) == decays]
+        factor, decay = config.backbone_factor if slow else 1.0, config.weight_decay if decays else 0.0
+        groups.append({"params": chosen, "factor": factor, "weight_decay": decay, "lr": config.learning_rate * factor})
+    held = [group for group in groups if group["params"]]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(held, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(held, lr=config.learning_rate, betas=(config.momentum, SECOND_BETA))
+
+
+def rate(step: int, steps: int, config: Optimization) -> float:
+    """Share of the peak learning rate at step 0, 1, ... of `steps`: a line up in the warm-up, then the schedule.
+
+    Cosine and poly begin at the end of the warm-up; milestones are shares of the whole run.
+    SGDR, https://arxiv.org/abs/1608.03983, without restarts; poly as DeepLab, https://arxiv.org/abs/1606.00915.
+    """
+    rising = round(config.warmup * steps)
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+    done = (step - rising) / (steps - rising)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "poly":
+        return float((1 - done) ** config.power)
+    passed = sum(step >= round(milestone * steps) for milestone in config.milestones)
+    return float(config.gamma**passed) if config.schedule == "step" else 1.0
 
 
 def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every group the learning rate."""
+    """Give every group its share of the learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["factor"]
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], limit: float) -> float:

@@ -1,0 +1,1 @@
+"""Augmentation: random changes of an image together with its boxes, masks and map."""
