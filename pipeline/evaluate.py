@@ -113,18 +113,31 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
             f"{where} has no annotations, so that run {record.name!r} cannot be scored: "
             f"take it in again with 'shardlens ingest {dataset.name} ... --annotations URI' and predict again"
         )
-    kinds = {kind["values"]: kind["counts"] for kind in truth["kind"].value_counts().to_pylist()}
-    has = {"bbox": {"box", "instance"} & kinds.keys(), "segm": {"instance"} & kinds.keys()}
-    has["semantic"] = {"instance", "region"} & kinds.keys()
     wanted = EXPECTED.get(str(record.settings.get("task")), ("bbox", "segm"))
-    tasks = tuple(task for task in wanted if has[task])
+    tasks = scorable(wanted, truth)
     if not tasks:
+        kinds = {kind["values"]: kind["counts"] for kind in truth["kind"].value_counts().to_pylist()}
         held = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(kinds.items()))
         raise RunError(
             f"run {record.name!r} is scored by {' and '.join(wanted)}, but the annotations of {where} are {held}: "
             "predict with a model of the annotations' task, or take in annotations of the model's"
         )
     return tasks
+
+
+def scorable(wanted: Sequence[str], annotations: pa.Table) -> tuple[str, ...]:
+    """Those of the `wanted` tasks that the truth has what they need of."""
+    kinds = set(annotations["kind"].unique().to_pylist())
+    needs = {"bbox": {"box", "instance"}, "segm": {"instance"}, "semantic": {"instance", "region"}}
+    return tuple(task for task in wanted if needs[task] & kinds)
+
+
+def merge(task: str, parts: Sequence[Partial], categories: int, engine: str) -> CocoScore | SemanticScore:
+    """The score of a task over all shards, from their partials in any order."""
+    found = [part[task] for part in parts]
+    if task == "semantic":
+        return semantic.merge(found, categories)
+    return coco.merge("segm" if task == "segm" else "bbox", found, categories, find_engine(engine))
 
 
 def _scores(
@@ -135,15 +148,8 @@ def _scores(
     expected = EXPECTED.get(str(record.settings.get("task"))) or (stage.tasks if not any(predicted.values()) else ())
     scores: dict[str, CocoScore | SemanticScore] = {}
     for task in stage.tasks:
-        if not (predicted[task] or task in expected):
-            continue
-        if task == "semantic":
-            scores[task] = semantic.merge([part[task] for part in parts], categories)
-        else:
-            engine = find_engine(stage.engine)
-            scores[task] = coco.merge(
-                "segm" if task == "segm" else "bbox", [part[task] for part in parts], categories, engine
-            )
+        if predicted[task] or task in expected:
+            scores[task] = merge(task, parts, categories, stage.engine)
     return scores
 
 

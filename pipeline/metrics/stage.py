@@ -48,11 +48,20 @@ class EvaluateStage:
         predictions = tables.from_bytes(storage.read(work.predictions), wanted)
         with pa.ipc.open_stream(work.annotations) as reader:
             annotations = reader.read_all()
-        made = {task: self._partial(task, work.scope, annotations, predictions) for task in self.tasks}
-        unnamed = predictions["category_id"].null_count
-        data = partials.pack({**made, "predictions": {"unnamed": np.array(unnamed)}})
+        data = self.partials(work.scope, annotations, predictions)
         storage.publish(work.partial, data)
         return data
+
+    def partials(self, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> bytes:
+        """The partials of all tasks, packed.
+
+        Args:
+            annotations: rows of `tables.ANNOTATIONS`, those of the scope's images at least.
+            predictions: rows of `tables.PREDICTIONS`, likewise, best first in each image.
+        """
+        made = {task: self._partial(task, scope, annotations, predictions) for task in self.tasks}
+        unnamed = predictions["category_id"].null_count
+        return partials.pack({**made, "predictions": {"unnamed": np.array(unnamed)}})
 
     def _partial(self, task: str, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> partials.Arrays:
         if task == "semantic":
