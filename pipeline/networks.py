@@ -67,6 +67,24 @@ def named_options(option: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def named_numbers(option: str, given: Sequence[str]) -> dict[str, float]:
+    """Numbers NAME=F by name; names may hold an equals sign.
+
+    Raises:
+        ConfigError: one is not NAME=F.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        name, sign, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            sign = ""
+        if not name or not sign:
+            raise ConfigError(f"{option} {text!r}: expected NAME=NUMBER, for example {option} disc=0.5")
+    return found
+
+
 @dataclass(frozen=True)
 class Network:
     """A network resolved: every byte that it needs is named by a digest. Small; it travels to the workers."""

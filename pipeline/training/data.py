@@ -40,7 +40,7 @@ class TrainingData:
         self.job = job
         self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
-        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size)
+        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border)
         self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
         self.unreadable: dict[int, Failure] = {}
         self._kept: dict[int, Sample] = {}

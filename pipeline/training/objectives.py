@@ -1,4 +1,4 @@
-"""What a step minimises: the losses that a detection model gives, cross entropy and soft Dice for a semantic one."""
+"""What a step minimises: the losses that a detection model gives, and the chosen ones of a semantic model's maps."""
 
 from __future__ import annotations
 
@@ -8,15 +8,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
 from models.inputs import normalise, scaled
+from models.losses.segmentation import VOID, SegmentationLoss
+from models.options import nearest
 from models.spec import InputRule
+from pipeline.errors import ConfigError
+from pipeline.training.config import TrainConfig
 
-VOID = 255
-"""Label of pixels that are not learnt from."""
-AUXILIARY_WEIGHT = 0.5
-"""Of a second, shallower classifier, as torchvision's segmentation recipes have it."""
+__all__ = ["VOID", "criterion", "detection", "semantic"]
+
+EXTRA = {"aux": 0.5, "stack": 1.0}
+"""Weight of an extra classifier by the beginning of its name: torchvision's recipes, and the stacked hourglass."""
 
 Parts = dict[str, Tensor]
+
+
+def criterion(config: TrainConfig, labels: Sequence[str]) -> SegmentationLoss:
+    """The loss of a semantic model that the configuration chooses.
+
+    Raises:
+        ConfigError: a class weight names no label.
+    """
+    given = config.class_weights
+    strange = next((name for name in given if name not in labels), None)
+    if strange is not None:
+        close = nearest(strange, labels)
+        known = ", ".join([*close, *(label for label in labels if label not in close)][:8])
+        raise ConfigError(f"--class-weight {strange}={given[strange]}: there is no such label; expected one of {known}")
+    weights = tuple(given.get(label, 1.0) for label in labels) if given else None
+    return SegmentationLoss(
+        config.cross_entropy_weight, config.dice_weight, config.focal_weight, config.focal_gamma, weights
+    )
 
 
 def detection(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Parts:
@@ -31,24 +54,41 @@ def detection(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Mapp
 
 
 def semantic(
-    model: nn.Module, images: Sequence[Tensor], maps: Sequence[Tensor], rule: InputRule, dice_weight: float
+    model: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]],
+    rule: InputRule,
+    loss: SegmentationLoss,
 ) -> Parts:
     """Losses by name of a semantic model: each the mean over the images of the image's own loss.
 
-    So a step costs the same however its images are spread over workers.
+    So a step costs the same however its images are spread over workers. An extra classifier's losses are one part.
 
     Args:
         images: (3, h, w) uint8 each.
-        maps: (h, w) uint8 labels, VOID where a pixel is not learnt from.
+        targets: for each map (h, w) uint8 labels, VOID where a pixel is not learnt from; and perhaps border (h, w)
+            float, what its pixels weigh in the cross entropy beside their class's weight.
+
+    Raises:
+        ModelError: the model gives a map under a name that says nothing of its weight.
     """
     output = model(_stack([normalise(scaled(image), rule) for image in images], rule.multiple, 0.0))
-    truth = _stack(maps, rule.multiple, VOID).long()
-    parts = {"cross_entropy": cross_entropy(output["out"], truth)}
-    if dice_weight:
-        parts["dice"] = dice_weight * soft_dice(output["out"], truth)
-    if "aux" in output:
-        parts["auxiliary"] = AUXILIARY_WEIGHT * cross_entropy(output["aux"], truth)
+    truth = _stack([target["map"] for target in targets], rule.multiple, VOID).long()
+    border = None
+    if targets and "border" in targets[0]:
+        border = _stack([target["border"] for target in targets], rule.multiple, 0.0)
+    parts = loss(output["out"], truth, border)
+    for name, logits in output.items():
+        if name != "out":
+            parts[name] = _extra_weight(name) * torch.stack(list(loss(logits, truth, border).values())).sum()
     return parts
+
+
+def _extra_weight(name: str) -> float:
+    found = next((weight for start, weight in EXTRA.items() if name.startswith(start)), None)
+    if found is None:
+        raise ModelError(f"the model gives maps under {name!r}: expected out, and names that begin with aux or stack")
+    return found
 
 
 def _stack(arrays: Sequence[Tensor], multiple: int, fill: float) -> Tensor:
@@ -56,33 +96,3 @@ def _stack(arrays: Sequence[Tensor], multiple: int, fill: float) -> Tensor:
     height, width = (-(-max(a.shape[d] for a in arrays) // multiple) * multiple for d in (-2, -1))
     padded = [F.pad(a, (0, width - a.shape[-1], 0, height - a.shape[-2]), value=fill) for a in arrays]
     return torch.stack(padded)
-
-
-def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean over the images of their mean over the pixels that are not void; an image of void costs 0.
-
-    Args:
-        logits: (N, K, H, W).
-        truth: (N, H, W) int64, VOID = not learnt from.
-    """
-    losses = F.cross_entropy(logits.float(), truth, ignore_index=VOID, reduction="none").flatten(1)
-    learnt = (truth != VOID).flatten(1).sum(1).clamp(min=1)
-    return (losses.sum(1) / learnt).mean()
-
-
-def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - 2 sum(y p) / (sum(y^2) + sum(p^2)), the mean over the classes in an image, then over the images.
-
-    V-Net, https://arxiv.org/abs/1606.04797. Void pixels count for nothing; an image of void alone costs 0.
-
-    Args:
-        logits: (N, K, H, W).
-        truth: (N, H, W) int64, VOID = not learnt from.
-    """
-    learnt = (truth != VOID)[:, None]
-    p = logits.float().softmax(1) * learnt
-    y = torch.zeros_like(p, dtype=torch.bool).scatter_(1, truth[:, None].clamp(max=p.shape[1] - 1), learnt)
-    overlap, size = (y * p).sum((2, 3)), y.sum((2, 3)) + p.square().sum((2, 3))
-    present = y.sum((2, 3)) > 0
-    losses = torch.where(present, 1 - 2 * overlap / size.clamp(min=1e-6), torch.zeros_like(overlap))
-    return (losses.sum(1) / present.sum(1).clamp(min=1)).mean()

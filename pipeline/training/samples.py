@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.losses.border import border_weights
+from models.losses.segmentation import VOID
 from models.spec import InputRule, Task
 from pipeline import masks
-from pipeline.decode import Decoded, mask_to_stored_frame, to_stored_frame
+from pipeline.decode import Decoded, Pixel, mask_to_stored_frame, to_stored_frame
 from pipeline.errors import DatasetError
 from pipeline.masks import Rle
-from pipeline.training.objectives import VOID
 
 Row = Mapping[str, Any]
 
@@ -32,7 +34,8 @@ class Sample:
     image: Tensor
     """(3, H, W) uint8."""
     target: Mapping[str, Tensor]
-    """boxes (N, 4) xyxy float32, labels (N,) int64, masks (N, H, W) uint8 of instance models; or map (H, W) uint8."""
+    """boxes (N, 4) xyxy float32, labels (N,) int64, masks (N, H, W) uint8 of instance models; or map (H, W) uint8, and
+    border (H, W) float32 where pixels between objects weigh more."""
 
     @property
     def bytes(self) -> int:
@@ -51,6 +54,8 @@ class SampleMaker:
     """Of the model; semantic samples are resized by it."""
     image_size: tuple[int, int] | None = None
     """Height and width that semantic samples are stretched to instead."""
+    border: tuple[float, float] | None = None
+    """w_0 and sigma of U-Net's border weights for semantic samples; None = without them."""
 
     def __call__(self, decoded: Decoded, rows: Sequence[Row], image_id: int) -> Sample:
         """Make a sample of the rows of one image.
@@ -62,20 +67,22 @@ class SampleMaker:
         for row in rows:
             _check_size(row, decoded, image_id)
         if self.task == "semantic":
-            return self._semantic(image, class_map(decoded, rows, self.labels))
+            return self._semantic(image, decoded, rows)
         labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
         target = {"boxes": torch.from_numpy(boxes_xyxy(decoded, rows)), "labels": labels}
         if self.task == "instance":
             target["masks"] = torch.from_numpy(masks_nhw(decoded, rows))
         return Sample(image, target)
 
-    def _semantic(self, image: Tensor, classes: npt.NDArray[np.uint8]) -> Sample:
+    def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
         size = self.image_size or self.rule.resized(*image.shape[-2:])
-        labels = torch.from_numpy(classes)
-        if size != tuple(labels.shape):
+        target = {"map": _resized(torch.from_numpy(class_map(decoded, rows, self.labels)), size)}
+        if self.border is not None:
+            objects = _resized(torch.from_numpy(instance_map(decoded, rows)), size)
+            target["border"] = torch.from_numpy(border_weights(objects.numpy(), *self.border))
+        if size != tuple(image.shape[-2:]):
             image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-            labels = F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
-        return Sample(image, {"map": labels})
+        return Sample(image, target)
 
 
 def blank(task: Task) -> Sample:
@@ -91,7 +98,7 @@ def mirror(sample: Sample) -> Sample:
     """The sample seen in a mirror: left and right exchanged in the image, boxes, masks and map."""
     width = sample.image.shape[-1]
     target = dict(sample.target)
-    for name in ("masks", "map"):
+    for name in ("masks", "map", "border"):
         if name in target:
             target[name] = target[name].flip(-1)
     if "boxes" in target:
@@ -131,6 +138,21 @@ def class_map(decoded: Decoded, rows: Sequence[Row], labels: Mapping[int, int]) 
     return _upright(classes, decoded)
 
 
+def instance_map(decoded: Decoded, rows: Sequence[Row]) -> npt.NDArray[np.int32]:
+    """(H, W) int32, upright: 0 where no object is, else the object's own number; smaller ones lie atop larger ones.
+
+    Of a class's region every connected part (8 neighbours) is an object.
+    """
+    numbers = np.zeros((decoded.height, decoded.width), dtype=np.int32)
+    objects = [row for row in rows if row["category_id"] is not None and not row["ignore"]]
+    for row in sorted(objects, key=lambda row: (-masks.area(rle_of(row)), row["annotation_id"])):
+        drawn = masks.decode(rle_of(row))
+        parts = ndimage.label(drawn, np.ones((3, 3)))[0] if row.get("kind") == "region" else drawn
+        inside = parts > 0
+        numbers[inside] = parts[inside] + numbers.max()
+    return np.ascontiguousarray(_upright(numbers, decoded))
+
+
 def rle_of(row: Row) -> Rle:
     """The row's mask as run lengths."""
     (height, width), counts = row["segmentation"]["size"], row["segmentation"]["counts"]
@@ -148,9 +170,16 @@ def _check_size(row: Row, decoded: Decoded, image_id: int) -> None:
         )
 
 
-def _upright(mask_hw: npt.NDArray[np.uint8], decoded: Decoded) -> npt.NDArray[np.uint8]:
-    turned = mask_to_stored_frame(mask_hw, UNDONE_BY.get(decoded.orientation, decoded.orientation))
-    return turned.astype(np.uint8, copy=False)
+def _resized(map_hw: Tensor, size: tuple[int, int]) -> Tensor:
+    if size == tuple(map_hw.shape):
+        return map_hw
+    # nearest-exact takes uint8 and floats; float32 holds whole numbers up to 2^24
+    numbers = map_hw if map_hw.dtype == torch.uint8 else map_hw.float()
+    return F.interpolate(numbers[None, None], size, mode="nearest-exact")[0, 0].to(map_hw.dtype)
+
+
+def _upright(map_hw: npt.NDArray[Pixel], decoded: Decoded) -> npt.NDArray[Pixel]:
+    return mask_to_stored_frame(map_hw, UNDONE_BY.get(decoded.orientation, decoded.orientation))
 
 
 def _turned_back(decoded: Decoded) -> Decoded:

@@ -3,93 +3,94 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
+from models.errors import ModelError
+from models.losses.segmentation import SegmentationLoss, cross_entropy
 from models.spec import InputRule
-from pipeline.training.objectives import VOID, cross_entropy, detection, semantic, soft_dice
+from pipeline.errors import ConfigError
+from pipeline.training.config import TrainConfig
+from pipeline.training.objectives import criterion, detection, semantic
 from tests.training.plain_models import FailingDetector, PlainSegmenter
 
-
-def certain(truth: torch.Tensor, classes: int) -> torch.Tensor:
-    """Logits that say `truth` (N, H, W) beyond doubt."""
-    return F.one_hot(truth, classes).permute(0, 3, 1, 2).float() * 100
+LABELS = ("__background__", "disc", "square")
+CROSS_ENTROPY = SegmentationLoss(dice=0)
 
 
-TRUTH = torch.tensor([[[0, 1], [1, 0]]])
+class Named(torch.nn.Module):
+    """Gives the same map under many names."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return dict.fromkeys(self.names, images)
 
 
-def test_cross_entropy_of_one_image_is_torchs() -> None:
-    logits, truth = torch.randn(1, 4, 5, 6), torch.randint(0, 4, (1, 5, 6))
-    truth[0, 0] = VOID
-    assert cross_entropy(logits, truth).item() == pytest.approx(
-        F.cross_entropy(logits, truth, ignore_index=VOID).item()
-    )
+def config(**given: object) -> TrainConfig:
+    return TrainConfig("shapes", model="unet", **given)  # type: ignore[arg-type]
 
 
-def test_every_image_counts_the_same_however_much_of_it_is_void() -> None:
-    logits, truth = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
-    truth[0, 1:] = VOID
-    alone = [cross_entropy(logits[i : i + 1], truth[i : i + 1]).item() for i in range(2)]
-    assert cross_entropy(logits, truth).item() == pytest.approx(np.mean(alone))
-
-
-@pytest.mark.parametrize("loss", [cross_entropy, soft_dice])
-def test_an_image_of_void_costs_nothing(loss: object) -> None:
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    cost = loss(logits, torch.full((1, 4, 4), VOID))  # type: ignore[operator]
-    cost.backward()
-    assert cost.item() == 0
-    assert not logits.grad.any()
-
-
-def test_dice_of_the_right_answer_is_0_and_of_the_wrong_one_is_1() -> None:
-    assert soft_dice(certain(TRUTH, 2), TRUTH).item() == pytest.approx(0, abs=1e-6)
-    assert soft_dice(certain(1 - TRUTH, 2), TRUTH).item() == pytest.approx(1, abs=1e-6)
-
-
-def test_dice_of_no_idea_is_a_third() -> None:
-    # of 4 pixels, 2 of each class, all p = 1/2: 1 - 2 (2 / 2) / (2 + 4 / 4) = 1/3 for both classes
-    assert soft_dice(torch.zeros(1, 2, 2, 2), TRUTH).item() == pytest.approx(1 / 3)
-
-
-def test_dice_of_classes_that_are_not_there_is_left_out() -> None:
-    # as above, but p = 1/3: 1 - 2 (2 / 3) / (2 + 4 / 9) = 5 / 11, from the two classes that are there
-    assert soft_dice(torch.zeros(1, 3, 2, 2), TRUTH).item() == pytest.approx(5 / 11)
-
-
-def test_dice_equals_a_loop() -> None:
-    logits, truth = torch.randn(3, 4, 6, 5), torch.randint(0, 3, (3, 6, 5))
-    truth[1, :2] = VOID
-    p, images = logits.softmax(1).numpy(), []
-    for n in range(3):
-        seen, losses = truth[n].numpy() != VOID, []
-        for k in np.unique(truth[n].numpy()[seen]):
-            y, q = (truth[n].numpy() == k)[seen].astype(float), p[n, k][seen]
-            losses.append(1 - 2 * (y * q).sum() / ((y**2).sum() + (q**2).sum()))
-        images.append(np.mean(losses))
-    assert soft_dice(logits, truth).item() == pytest.approx(np.mean(images), abs=1e-6)
+def target(map_hw: torch.Tensor, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"map": map_hw.byte(), **more}
 
 
 def test_images_of_two_sizes_cost_the_mean_of_each_alone() -> None:
     rule, model = InputRule(multiple=4), PlainSegmenter(3, auxiliary=True)
     images = [torch.randint(0, 255, (3, *size), dtype=torch.uint8) for size in ((8, 6), (5, 9))]
-    maps = [torch.randint(0, 3, image.shape[1:], dtype=torch.uint8) for image in images]
-    both = semantic(model, images, maps, rule, dice_weight=0.5)
-    each = [semantic(model, [i], [m], rule, dice_weight=0.5) for i, m in zip(images, maps, strict=True)]
-    assert set(both) == {"cross_entropy", "dice", "auxiliary"}
-    for name, loss in both.items():
-        assert loss.item() == pytest.approx(np.mean([losses[name].item() for losses in each]), abs=1e-6)
+    targets = [target(torch.randint(0, 3, i.shape[1:]), border=torch.rand(i.shape[1:])) for i in images]
+    loss = SegmentationLoss(dice=0.5, focal=0.25)
+    both = semantic(model, images, targets, rule, loss)
+    each = [semantic(model, [i], [t], rule, loss) for i, t in zip(images, targets, strict=True)]
+    assert set(both) == {"cross_entropy", "dice", "focal", "aux"}
+    for name, part in both.items():
+        assert part.item() == pytest.approx(np.mean([losses[name].item() for losses in each]), abs=1e-6)
 
 
-def test_the_auxiliary_classifier_counts_half() -> None:
-    model, image, truth = PlainSegmenter(3, auxiliary=True), torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(4, 4)
-    parts = semantic(model, [image], [truth.byte()], InputRule(), dice_weight=0)
-    expected = cross_entropy(model(torch.zeros(1, 3, 4, 4))["aux"], truth[None].long()) / 2
-    assert parts["auxiliary"].item() == pytest.approx(expected.item())
-    assert "dice" not in parts
+def test_extra_classifiers_count_by_their_names() -> None:
+    image, truth = torch.randint(0, 255, (3, 4, 4), dtype=torch.uint8), target(torch.randint(0, 3, (4, 4)))
+    parts = semantic(Named("out", "aux", "aux_2", "stack1"), [image], [truth], InputRule(), SegmentationLoss())
+    whole = (parts["cross_entropy"] + parts["dice"]).item()
+    assert parts["aux"].item() == parts["aux_2"].item() == pytest.approx(0.5 * whole)
+    assert parts["stack1"].item() == pytest.approx(whole)
+
+
+def test_a_map_under_a_strange_name_is_refused() -> None:
+    image, truth = torch.zeros(3, 4, 4, dtype=torch.uint8), target(torch.zeros(4, 4))
+    with pytest.raises(ModelError, match="maps under 'side': expected out, and names that begin with aux or stack"):
+        semantic(Named("out", "side"), [image], [truth], InputRule(), CROSS_ENTROPY)
+
+
+def test_border_weights_come_into_the_cross_entropy() -> None:
+    model, image = PlainSegmenter(3, auxiliary=False), torch.randint(0, 255, (3, 4, 4), dtype=torch.uint8)
+    truth, border = torch.randint(0, 3, (4, 4)), torch.rand(4, 4) * 10
+    parts = semantic(model, [image], [target(truth, border=border)], InputRule(), CROSS_ENTROPY)
+    expected = cross_entropy(model(image[None] / 255)["out"], truth[None], None, border[None])
+    assert parts["cross_entropy"].item() == pytest.approx(expected.item())
 
 
 def test_detection_gives_the_models_own_losses() -> None:
     images = [torch.full((3, 8, 8), 255, dtype=torch.uint8)] * 2
     parts = detection(FailingDetector(), images, [{"boxes": torch.zeros(3, 4)}, {"boxes": torch.zeros(0, 4)}])
     assert {name: loss.item() for name, loss in parts.items()} == {"area": 12.0}
+
+
+def test_the_configuration_chooses_the_loss() -> None:
+    chosen = config(cross_entropy_weight=0, focal_weight=2, focal_gamma=1, class_weight=("disc=3",))
+    assert criterion(chosen, LABELS) == SegmentationLoss(0, 1.0, 2, 1, (1.0, 3.0, 1.0))
+    assert criterion(config(), LABELS) == SegmentationLoss()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_weight": ("disk=2",)}, r"disk=2.0: there is no such label; expected one of disc, "),
+        ({"class_weight": ("disc",)}, "'disc': expected NAME=NUMBER, for example --class-weight disc=0.5"),
+        ({"class_weight": ("disc=-1",)}, "expected 0 or more"),
+        ({"border_sigma": 0}, "border_sigma is 0: expected a number above 0"),
+        ({"cross_entropy_weight": 0, "dice_weight": 0}, "expected a loss above 0 at least"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        criterion(config(**given), LABELS)

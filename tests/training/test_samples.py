@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from models.losses.border import border_weights
+from models.losses.segmentation import VOID
 from models.spec import InputRule
 from pipeline import masks
 from pipeline.decode import Decoded, DecodePolicy, decode
 from pipeline.errors import DatasetError
-from pipeline.training.objectives import VOID
-from pipeline.training.samples import Sample, SampleMaker, blank, boxes_xyxy, class_map, masks_nhw, mirror
+from pipeline.training.samples import Sample, SampleMaker, blank, boxes_xyxy, class_map, instance_map, masks_nhw, mirror
 from tests.images import rotated_jpeg
 
 LABELS = {3: 1, 8: 2}
@@ -86,6 +87,30 @@ def test_semantic_samples_are_resized_by_the_models_rule() -> None:
 def test_image_size_goes_before_the_rule() -> None:
     sample = SampleMaker("semantic", LABELS, InputRule(min_size=5), (8, 8))(plain(), [], 1)
     assert sample.image.shape[1:] == sample.target["map"].shape == (8, 8)
+
+
+def test_objects_have_numbers_and_parts_of_a_region_too() -> None:
+    shape = (10, 20)
+    one, atop = row(1, 1, 8, 6, shape), row(2, 2, 2, 2, shape, 8)
+    parts = np.zeros(shape, np.uint8)
+    parts[8, 12], parts[9, 13], parts[8, 18] = 1, 1, 1  # the first two touch at a corner
+    drawn = {"size": list(shape), "counts": masks.encode(parts).counts}
+    region = row(0, 0, 1, 1, shape, kind="region", segmentation=drawn)
+    void = row(15, 0, 2, 2, shape, None)
+    found = instance_map(plain(), [one, atop, region, void])
+    assert found[1, 1] != found[2, 2] != 0
+    assert found[8, 12] == found[9, 13] != found[8, 18]
+    assert not found[0, 15]
+    assert sorted(np.unique(found)) == [0, 1, 2, 3, 4]
+
+
+def test_border_weights_are_made_at_the_size_that_is_learnt_from() -> None:
+    given = [row(0, 0, 8, 10, (10, 20)), row(12, 0, 8, 10, (10, 20))]
+    sample = SampleMaker("semantic", LABELS, InputRule(min_size=5), border=(10, 2))(plain(), given, 1)
+    small = np.repeat([[1] * 4 + [0] * 2 + [2] * 4], 5, axis=0)
+    assert np.array_equal(sample.target["border"].numpy(), border_weights(small, 10, 2))
+    assert torch.equal(mirror(sample).target["border"], sample.target["border"].flip(-1))
+    assert "border" not in SampleMaker("semantic", LABELS, InputRule())(plain(), given, 1).target
 
 
 def test_a_mirror_exchanges_left_and_right_everywhere() -> None:
