@@ -48,11 +48,11 @@ class EvaluateStage:
         predictions = tables.from_bytes(storage.read(work.predictions), wanted)
         with pa.ipc.open_stream(work.annotations) as reader:
             annotations = reader.read_all()
-        data = self.partials(work.scope, annotations, predictions)
+        data = self.packed(work.scope, annotations, predictions)
         storage.publish(work.partial, data)
         return data
 
-    def partials(self, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> bytes:
+    def packed(self, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> bytes:
         """The partials of all tasks, packed.
 
         Args:

@@ -88,6 +88,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     """Computing threads of a worker on the CPU."""
     cache_mb: int = 1024
     """Memory of a worker for decoded images, so that a small dataset is decoded once."""
+    strict: bool = False
+    """Refuse to train while there is anything to note: a category that no image has, boxes that leave their image."""
     max_unreadable: float = 0.01
     """Share of images that may turn out to be unreadable before the run fails; they are left out."""
     max_pixels: int = 100_000_000

@@ -17,16 +17,19 @@ from models.options import Value, coerce
 from models.spec import BACKGROUND, ModelSpec
 from pipeline import storage
 from pipeline.datasets import Dataset
-from pipeline.errors import ConfigError, DatasetError, LocationNotFoundError, WeightsError
+from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
+from pipeline.training import checks
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID
-from pipeline.training.truth import Truth, read, select
+from pipeline.training.truth import read, select
 from pipeline.warehouse import Warehouse, check_name
 
-NOT_SETTINGS = {"run", "warehouse", "executor", "cache_mb", "option"}
+NOT_SETTINGS = {
+    *("run", "warehouse", "executor", "cache_mb", "option"),
+    *("checkpoint_every", "keep", "max_failures", "strict"),
+}
 """Fields of the configuration that change no weight."""
-WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class TrainJob:
     run: str
     dataset_version: str
     split: str | None
+    val_split: str | None
+    """Split to validate on; None = no validation."""
     images: int
     """Images of an epoch."""
     labels: tuple[str, ...]
@@ -47,6 +52,10 @@ class TrainJob:
     init_sha256: str | None
     left_out: Mapping[str, int]
     """How many annotations and images cannot be learnt from, by reason."""
+    best_metric: str
+    """The metric of a validation that chooses the best checkpoint."""
+    notes: tuple[str, ...]
+    """What to know of the data before paying for a run, a sentence each."""
 
     @property
     def warehouse(self) -> Warehouse:
@@ -70,6 +79,8 @@ class TrainJob:
         return settings | {
             "dataset_version": self.dataset_version,
             "split": self.split,
+            "val_split": self.val_split,
+            "best_metric": self.best_metric,
             "labels": list(self.labels),
             "options": dict(self.options),
             "init": self.init_sha256,
@@ -120,16 +131,32 @@ def prepare(config: TrainConfig) -> TrainJob:
     dataset = Dataset.open(Warehouse(config.warehouse), config.dataset)
     split = choose_split(config, dataset.images)
     images, unreadable = usable_images(dataset.images, split)
-    truth = select(read(dataset), images, spec.task, dataset.categories)
-    check_truth(truth, images, split, config)
+    annotations = read(dataset)
+    truth = select(annotations, images, spec.task, dataset.categories)
+    checks.check_truth(truth, images, split, config, spec.task, "learn from")
+    checks.check_counts(config, images.num_rows)
+    val_split, metric = checks.choose_val_split(config, dataset.images, split), checks.choose_metric(config, spec.task)
+    if val_split is not None:
+        checks.check_validation(config, spec, annotations, dataset.images, dataset.categories, val_split)
     labels, label_of = name_labels(spec, dataset.categories)
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, config.options), _init_digest(config.init)
-    job = TrainJob(config, "draft", dataset.version, split, images.num_rows, labels, label_of, options, init, left_out)
-    if job.images < config.workers:
-        raise ConfigError(
-            f"{job.images} images for {config.workers} workers: expected one each at least; use fewer --workers"
-        )
+    notes = tuple(checks.notes(config, spec.task, truth, images, dataset.categories, annotations))
+    job = TrainJob(
+        config,
+        "draft",
+        dataset.version,
+        split,
+        val_split,
+        images.num_rows,
+        labels,
+        label_of,
+        options,
+        init,
+        left_out,
+        metric,
+        notes,
+    )
     return named(job)
 
 
@@ -169,22 +196,6 @@ def usable_images(images: pa.Table, split: str | None) -> tuple[pa.Table, int]:
     chosen = images if split is None else images.filter(pc.equal(images["split"], split))
     readable = chosen.filter(pc.is_valid(chosen["width"])).combine_chunks()
     return readable, chosen.num_rows - readable.num_rows
-
-
-def check_truth(truth: Truth, images: pa.Table, split: str | None, config: TrainConfig) -> None:
-    """Refuse to learn from nothing.
-
-    Raises:
-        DatasetError: no row of these images is of use to the model's task.
-    """
-    if truth.rows.num_rows and truth.rows["category_id"].null_count < truth.rows.num_rows:
-        return
-    task = models.find(config.model).task
-    reasons = ", ".join(f"{count} {reason}" for reason, count in truth.left_out.items()) or "no annotations at all"
-    raise DatasetError(
-        f"nothing to learn from: {config.model} needs at least one {WHAT_IS_LEARNT[task]} of a category in "
-        f"{f'split {split!r}' if split else 'the images'} of {config.dataset} ({images.num_rows} images), which hold {reasons}"
-    )
 
 
 def name_labels(spec: ModelSpec, categories: pa.Table) -> tuple[tuple[str, ...], dict[int, int]]:
