@@ -18,13 +18,38 @@ class Small:
 
 
 SMALL: dict[str, Small] = {
+    "detr": Small(
+        {
+            "backbone": "resnet18",
+            "frozen": False,
+            "layers": 2,
+            "width": 32,
+            "heads": 4,
+            "feedforward": 64,
+            "queries": 10,
+            "min_size": 64,
+            "max_size": 96,
+            "dropout": 0.0,
+            "score_threshold": 0.001,
+        }
+    ),
     "efficientdet": Small(
         {"width": 16, "cells": 2, "depth": 1, "image_size": 64, "anchor_scale": 2.0, "score_threshold": 0.001}
     ),
+    "fcos": Small(
+        {"backbone": "mobilenet_v2", "width": 32, "convolutions": 1, "min_size": 64, "score_threshold": 0.001}
+    ),
     "fcos_small": Small({"width": 16, "min_size": 64, "score_threshold": 0.001}),
+    "deconvnet": Small({"width": 4, "head_width": 16}),
     "fcn32s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "fcn16s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "fcn8s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "segnet": Small({"width": 4}),
     "unet": Small({"depth": 2, "width": 16}),
+    "yolov2": Small({"width": 0.125, "input_size": 64}),
+    "yolov2_tiny": Small({"width": 0.125, "input_size": 64}),
+    "yolov3": Small({"width": 0.125, "input_size": 64}),
+    "yolov3_spp": Small({"width": 0.125, "input_size": 64}),
+    "yolov3_tiny": Small({"width": 0.125, "input_size": 64}),
+    "yolov4_tiny": Small({"width": 0.125, "input_size": 64}),
 }

@@ -24,21 +24,53 @@ class Overfit:
     """Draw images with exactly that many shapes; None = one to five."""
 
 
+YOLO: Mapping[str, object] = {"input_size": 128}
+SLOWLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4}
+
 OVERFITS: dict[str, Overfit] = {
+    "detr": Overfit(
+        {
+            "backbone": "resnet18",
+            "stride": 16,
+            "frozen": False,
+            "layers": 2,
+            "width": 64,
+            "heads": 4,
+            "feedforward": 256,
+            "queries": 20,
+            "dropout": 0.0,
+            "min_size": 128,
+            "max_size": 128,
+        },
+        {"epochs": 400, "learning_rate": 1e-3, "batch_size": 8, "clip_norm": 1.0},
+    ),
     "efficientdet": Overfit(
         {"image_size": 128, "width": 32, "cells": 2, "depth": 2, "anchor_scale": 3.0},
-        {"epochs": 120, "learning_rate": 3e-3, "batch_size": 4},
+        {"epochs": 160, "learning_rate": 3e-3, "batch_size": 4},
+    ),
+    "fcos": Overfit(
+        {"backbone": "mobilenet_v2", "width": 64, "convolutions": 2, "levels": 3, "min_size": 128, "max_size": 256},
+        {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4},
     ),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "deconvnet": Overfit({"width": 8, "head_width": 64}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
     "fcn32s": Overfit(
-        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 100, "learning_rate": 4e-3, "batch_size": 4}
+        {"backbone": "vgg16_bn", "width": 32, "head_width": 128},
+        {"epochs": 150, "learning_rate": 2e-3, "batch_size": 4},
     ),
     "fcn16s": Overfit(
-        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 100, "learning_rate": 4e-3, "batch_size": 4}
+        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 150, "learning_rate": 4e-3, "batch_size": 4}
     ),
     "fcn8s": Overfit(
         {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
     ),
-    "segnet": Overfit({"width": 8}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "segnet": Overfit({"width": 16}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
     "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "yolov2": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
+    "yolov2_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
+    "yolov3": Overfit(
+        {**YOLO, "width": 0.25, "anchors": "16,16,20,20,24,24,28,28,32,32,36,36,40,40,46,46,54,54"}, SLOWLY
+    ),
+    "yolov3_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "18,18,24,24,30,30,36,36,42,42,50,50"}, SLOWLY),
+    "yolov4_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "18,18,24,24,30,30,36,36,42,42,50,50"}, SLOWLY),
 }
