@@ -136,7 +136,7 @@ def check_counts(config: TrainConfig, images: int) -> None:
 
 
 def notes(
-    config: TrainConfig, truth: Truth, images: pa.Table, categories: pa.Table, annotations: pa.Table
+    config: TrainConfig, task: Task, truth: Truth, images: pa.Table, categories: pa.Table, annotations: pa.Table
 ) -> list[str]:
     """What to know of the data before paying for a run.
 
