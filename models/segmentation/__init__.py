@@ -1,9 +1,10 @@
 """Segmenters written here, from their papers: one file each, and one line below."""
 
-from models.segmentation import fcn, segnet, unet
+from models.segmentation import deconvnet, fcn, segnet, unet
 from models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
+    deconvnet.SPEC,
     *fcn.SPECS,
     segnet.SPEC,
     unet.SPEC,

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from models.backbones import MEAN, STD
 from models.segmentation.borders import pad_to_multiple
-from models.segmentation.vgg import VGG, convolution_layers
+from models.segmentation.vgg import VGG, convolution_layers, convolutions
 from models.spec import InputRule, ModelSpec
 
 _MULTIPLE = 32
@@ -40,13 +40,13 @@ def mirrored(stage: nn.Sequential, num_classes: int | None) -> nn.Sequential:
     """A stage's convolutions in reverse, from its output channels to its input's, or to scores of `num_classes`."""
     layers: list[nn.Module] = []
     normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in stage)
-    convolutions = [layer for layer in stage if isinstance(layer, nn.Conv2d)]
-    for convolution in reversed(convolutions):
+    encoder = convolutions(stage)
+    for convolution in reversed(encoder):
         layers += convolution_layers(convolution.out_channels, convolution.in_channels, normalised)
     if num_classes is None:
         return nn.Sequential(*layers)
-    kept = len(layers) - len(layers) // len(convolutions)
-    return nn.Sequential(*layers[:kept], nn.Conv2d(convolutions[0].out_channels, num_classes, 3, padding=1))
+    kept = len(layers) - len(layers) // len(encoder)
+    return nn.Sequential(*layers[:kept], nn.Conv2d(encoder[0].out_channels, num_classes, 3, padding=1))
 
 
 def _from_last(stages: list[nn.Sequential]) -> list[tuple[bool, nn.Sequential]]:

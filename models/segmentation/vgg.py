@@ -67,3 +67,8 @@ def convolution_layers(inputs: int, outputs: int, normalised: bool) -> list[nn.M
         nn.init.zeros_(convolution.bias)
     norm = [nn.BatchNorm2d(outputs)] if normalised else []
     return [convolution, *norm, nn.ReLU(inplace=True)]
+
+
+def convolutions(stage: nn.Sequential) -> list[nn.Conv2d]:
+    """The stage's convolutions, in order."""
+    return [layer for layer in stage if isinstance(layer, nn.Conv2d)]

@@ -17,6 +17,8 @@ class Small:
     """Beginnings of the names of trainable parameters that a step with objects rightly leaves without a gradient."""
 
 
+YOLO: Mapping[str, Value] = {"width": 0.125, "input_size": 64, "score_threshold": 0.001}
+
 SMALL: dict[str, Small] = {
     "detr": Small(
         {
@@ -37,7 +39,14 @@ SMALL: dict[str, Small] = {
         {"width": 16, "cells": 2, "depth": 1, "image_size": 64, "anchor_scale": 2.0, "score_threshold": 0.001}
     ),
     "fcos": Small(
-        {"backbone": "mobilenet_v2", "width": 32, "convolutions": 1, "min_size": 64, "score_threshold": 0.001}
+        {
+            "backbone": "mobilenet_v2",
+            "width": 32,
+            "convolutions": 1,
+            "levels": 3,
+            "min_size": 64,
+            "score_threshold": 0.001,
+        }
     ),
     "fcos_small": Small({"width": 16, "min_size": 64, "score_threshold": 0.001}),
     "deconvnet": Small({"width": 4, "head_width": 16}),
@@ -46,10 +55,10 @@ SMALL: dict[str, Small] = {
     "fcn8s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "segnet": Small({"width": 4}),
     "unet": Small({"depth": 2, "width": 16}),
-    "yolov2": Small({"width": 0.125, "input_size": 64}),
-    "yolov2_tiny": Small({"width": 0.125, "input_size": 64}),
-    "yolov3": Small({"width": 0.125, "input_size": 64}),
-    "yolov3_spp": Small({"width": 0.125, "input_size": 64}),
-    "yolov3_tiny": Small({"width": 0.125, "input_size": 64}),
-    "yolov4_tiny": Small({"width": 0.125, "input_size": 64}),
+    "yolov2": Small(YOLO),
+    "yolov2_tiny": Small(YOLO),
+    "yolov3": Small(YOLO),
+    "yolov3_spp": Small(YOLO),
+    "yolov3_tiny": Small(YOLO),
+    "yolov4_tiny": Small(YOLO),
 }

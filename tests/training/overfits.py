@@ -53,7 +53,9 @@ OVERFITS: dict[str, Overfit] = {
         {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4},
     ),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
-    "deconvnet": Overfit({"width": 8, "head_width": 64}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
+    "deconvnet": Overfit(
+        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 120, "learning_rate": 4e-3, "batch_size": 4}
+    ),
     "fcn32s": Overfit(
         {"backbone": "vgg16_bn", "width": 32, "head_width": 128},
         {"epochs": 150, "learning_rate": 2e-3, "batch_size": 4},

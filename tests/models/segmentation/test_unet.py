@@ -3,6 +3,7 @@ import torch
 
 from models import build, find
 from models.errors import ModelError
+from models.segmentation.unet import valid_input, valid_margin
 
 
 def test_depth_and_width_make_the_papers_ladder():
@@ -74,3 +75,66 @@ def test_strides_of_the_stem_are_few():
 def test_limits(option, value, limits):
     with pytest.raises(ModelError, match=f"option {option} is {value}; it must be between {limits}"):
         build("unet", 2, {option: value})
+
+
+def test_valid_convolutions_turn_572_pixels_into_388():
+    model = build("unet", 2, {"width": 2, "padding": "valid"}).eval()
+    with torch.inference_mode():
+        assert model.network(torch.rand(1, 3, 572, 572)).shape == (1, 2, 388, 388)
+    assert valid_input(388, depth=4) == 572
+    assert valid_input(389, depth=4) == 572 + 16
+    assert valid_margin(4) == (572 - 388) / 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 30), (33, 20)])
+def test_the_mirrored_border_gives_logits_for_the_whole_image(size):
+    model = build("unet", 3, {"depth": 2, "width": 2, "padding": "valid"}).eval()
+    assert model(torch.rand(1, 3, *size))["out"].shape == (1, 3, *size)
+    assert find("unet").input_rule(model).multiple == 1
+
+
+def test_a_logit_of_the_image_is_that_of_the_same_place_in_a_larger_one():
+    torch.manual_seed(0)
+    model = build("unet", 2, {"depth": 2, "width": 4, "padding": "valid"}).eval()
+    larger = torch.rand(1, 3, valid_input(40, 2), valid_input(52, 2))
+    expected = model.network(larger)
+    margin = valid_margin(2)
+    image = larger[..., margin : margin + expected.shape[2], margin : margin + expected.shape[3]]
+    inside = (..., slice(margin, -margin), slice(margin, 52 - margin))
+    torch.testing.assert_close(model(image)["out"][inside], expected[inside])
+
+
+def test_residual_blocks_add_what_came_in():
+    model = build("unet", 2, {"depth": 1, "width": 4, "residual": True}).eval()
+    block = model.encoder[1]
+    torch.nn.init.zeros_(block.body[4].weight)
+    x = torch.rand(1, 4, 8, 8)
+    torch.testing.assert_close(block(x), torch.relu(block.shortcut(x)))
+    shrinking = build("unet", 2, {"depth": 1, "width": 4, "residual": True, "padding": "valid"}).eval()
+    assert shrinking.network(torch.rand(1, 3, 32, 32)).shape == (1, 2, 16, 16)
+
+
+def test_parameters_keep_their_names():
+    keys = build("unet", 2, {"depth": 1, "width": 4, "stem_stride": 2}).state_dict()
+    weights = [key for key in keys if key.endswith("weight")]
+    numbers = ("0", "1", "3", "4")
+    blocks = [f"{part}.weight" for block in ("encoder.0", "encoder.1") for part in (f"{block}.{i}" for i in numbers)]
+    assert weights == [
+        *("stem.0.weight", "stem.1.weight"),
+        *blocks,
+        "up.0.weight",
+        *(f"decoder.0.{i}.weight" for i in numbers),
+        "classifier.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"padding": "full"}, "padding is 'full'; it must be same or valid"),
+        ({"padding": "valid", "stem_stride": 2}, "stem_stride is 2; with padding=valid it must be 1"),
+    ],
+)
+def test_padding_is_same_or_valid(options, said):
+    with pytest.raises(ModelError, match=said):
+        build("unet", 2, options)
