@@ -37,6 +37,9 @@ from pipeline.warehouse import Warehouse, check_name
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """While a run is under way the schedule's next one is left out; the one after it finds what it would have found."""
 
+STARTING_S = 0.05
+"""Between looks at a runner that is still starting."""
+
 
 @dataclass(frozen=True)
 class ServeConfig:
@@ -117,6 +120,7 @@ def serve(
 async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str) -> None:
     """Register a deployment and start its runs when they are due, until interrupted or terminated."""
     runner = Keeper(name=deployment.name, pause_on_shutdown=True)
+    runner.listen()
     deployment_id = await runner.aadd_deployment(deployment)
     print(f"{deployment.flow_name}/{deployment.name}: '{schedule.cron}' {schedule.timezone}", file=sys.stderr)
     print(f"  runs and artifacts: {page}/deployments/deployment/{deployment_id}", file=sys.stderr)
@@ -129,14 +133,17 @@ async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str) -
 class Keeper(Runner):
     """Starts what is due. Its end is orderly: a run under way is cancelled, so that it gives back the schedule's slot."""
 
-    async def keep(self) -> None:
-        """Start what is due, until SIGINT or SIGTERM; a second SIGINT does not wait for the end."""
-        loop = asyncio.get_running_loop()
+    def listen(self) -> None:
+        """From now on SIGINT asks for the end; a second one does not wait for it."""
         self.told = asyncio.Event()
-        loop.add_signal_handler(signal.SIGINT, self.handle_sigterm)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.handle_sigterm)
+
+    async def keep(self) -> None:
+        """Start what is due, until SIGINT or SIGTERM."""
         work, end = asyncio.create_task(self.start()), asyncio.create_task(self.told.wait())
         await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
-        loop.remove_signal_handler(signal.SIGINT)
+        while not (self.started or work.done()):  # one that is still starting could not be stopped
+            await asyncio.sleep(STARTING_S)
         if self.started:
             await self.astop()
         end.cancel()
@@ -144,7 +151,9 @@ class Keeper(Runner):
 
     def handle_sigterm(self, *_: object) -> None:
         """Called by Prefect too; its own handler forgets to await the end of the runs."""
-        asyncio.get_running_loop().call_soon_threadsafe(self.told.set)
+        loop = asyncio.get_running_loop()
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.call_soon_threadsafe(self.told.set)
 
 
 def checked(config: PredictConfig, schedule: ServeConfig) -> Network:

@@ -113,7 +113,10 @@ def serve_and_stop(line: str, folder: Path, environment: dict[str, str]) -> None
             if "Ctrl-C stops it" in answer:
                 process.send_signal(signal.SIGINT)
                 break
-        process.communicate(timeout=60)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "Ctrl-C stops it" in "".join(said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -138,3 +139,19 @@ def test_places_hold_in_any_folder(shapes: PredictConfig, drawn: Path, monkeypat
     assert (found.warehouse, found.network.labels) == (f"{drawn}/here", f"{drawn}/labels.txt")
     assert found.network.weights == "random"
     assert placed(replace(shapes, warehouse="s3://bucket/w")).warehouse == "s3://bucket/w"
+
+
+@pytest.mark.prefect
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_ctrl_c_is_heard_from_the_moment_that_it_is_offered(
+    shapes: PredictConfig, tmp_path: Path, seconds: float
+) -> None:
+    with served(shapes, tmp_path, "--cron", "0 3 1 1 *") as (process, _):
+        assert process.stderr is not None
+        assert any("Ctrl-C stops it" in line for line in process.stderr)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert "stopped; the schedule is paused" in said
