@@ -67,28 +67,39 @@ def load(model: nn.Module, data: bytes, where: str) -> None:
     a model with `load_darknet`. Tensors land on the model's device in the model's dtype. After an error the model is
     not to be used. `where` names the file in messages.
     """
-    if not data:
-        raise WeightsError(f"{where}: is empty (0 bytes), expected weights")
-    if _is_safetensors(data):
-        state = _read_safetensors(data, where)
-    elif data.startswith((b"PK\x03\x04", b"\x80")):
-        state = _read_torch(data, where)
-    elif hasattr(model, "load_darknet") and _stranger(data) is None:
+    state = read_state(model, data, where)
+    if state is None:
         cast(Any, model).load_darknet(data, where)
         return
-    else:
-        raise WeightsError(
-            f"{where}: is {_stranger(data) or _unknown(data)}; expected safetensors, a torch state dict"
-            + (" or Darknet .weights" if hasattr(model, "load_darknet") else "")
-        )
     problem = explain(model, state)
     if problem is not None:
         raise WeightsError(f"{where}: does not fit the model: {problem}")
 
 
+def read_state(model: nn.Module, data: bytes, where: str) -> dict[str, Tensor] | None:
+    """The tensors in `data` by name; None where they are Darknet's, which have no names and `model` reads by itself."""
+    if not data:
+        raise WeightsError(f"{where}: is empty (0 bytes), expected weights")
+    if _is_safetensors(data):
+        return _read_safetensors(data, where)
+    if data.startswith((b"PK\x03\x04", b"\x80")):
+        return _read_torch(data, where)
+    if hasattr(model, "load_darknet") and _stranger(data) is None:
+        return None
+    raise WeightsError(
+        f"{where}: is {_stranger(data) or _unknown(data)}; expected safetensors, a torch state dict"
+        + (" or Darknet .weights" if hasattr(model, "load_darknet") else "")
+    )
+
+
 def save(model: nn.Module, checkpoint: Checkpoint) -> bytes:
     """The model's weights and what they belong to, as safetensors; equal weights give equal bytes."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return to_bytes(model.state_dict(), checkpoint)
+
+
+def to_bytes(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> bytes:
+    """Weights by name and what they belong to, as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     note = json.dumps({"format": _FORMAT, **asdict(checkpoint)}, sort_keys=True)
     return safetensors.torch.save(state, metadata={_KEY: note})
 
