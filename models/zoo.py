@@ -15,7 +15,7 @@ from models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
     *torchvision_zoo.SPECS,
-    darknet.SPEC,
+    *darknet.SPECS,
     *detection.SPECS,
     *segmentation.SPECS,
 )

@@ -5,7 +5,7 @@ https://github.com/AlexeyAB/darknet/wiki/CFG-Parameters-in-the-different-layers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -93,6 +93,21 @@ def parse(cfg: str) -> list[Section]:
         found = f"[{sections[0].kind}] at line {sections[0].line}" if sections else "no section at all"
         raise ModelError(f"cfg: found {found}, expected [net] first; is it a Darknet .cfg?")
     return sections
+
+
+def section(kind: str, **values: object) -> Section:
+    """A section made here: a sequence's items stand between commas, as in the file."""
+    return Section(kind, 0, {key: Entry(_written(value), 0) for key, value in values.items()})
+
+
+def render(sections: Iterable[Section]) -> str:
+    """The .cfg that `parse` reads back to these sections."""
+    lines = ([f"[{s.kind}]", *(f"{key}={entry.text}" for key, entry in s.entries.items()), ""] for s in sections)
+    return "\n".join(line for block in lines for line in block)
+
+
+def _written(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _list_of(parse_one: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:

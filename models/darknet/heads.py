@@ -1,7 +1,7 @@
-"""What a Darknet network's [yolo] layers say: boxes and scores of every anchor, and the detections among them.
+"""What a Darknet network's last layers say: boxes and scores of every anchor, and the detections among them.
 
-https://arxiv.org/abs/1804.02767 (YOLOv3), https://arxiv.org/abs/2004.10934 (scale_x_y), https://arxiv.org/abs/2011.08036
-(new_coords).
+https://arxiv.org/abs/1612.08242 ([region]: YOLOv2), https://arxiv.org/abs/1804.02767 ([yolo]: YOLOv3),
+https://arxiv.org/abs/2004.10934 (scale_x_y), https://arxiv.org/abs/2011.08036 (new_coords).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from models.darknet.cfg import Section
 from models.darknet.layers import Shape
 
+HEADS = ("yolo", "region")
+
 
 @dataclass(frozen=True)
 class Level:
-    """One [yolo] section."""
+    """One [yolo] or [region] section."""
 
     anchors: tuple[tuple[float, float], ...]
     """(width, height) of this level's anchors, in pixels of the network's input."""
@@ -29,24 +31,51 @@ class Level:
     new_coords: bool
     """Whether the network's last activation is the sigmoid already."""
     shape: Shape
+    softmax: bool = False
+    """Whether the classes exclude each other ([region]), where [yolo] asks each by itself."""
 
 
-def read_level(section: Section, shape: Shape) -> Level:
-    """The [yolo] section that follows a layer of `shape`."""
-    flat = section.numbers("anchors")
-    anchors = list(zip(flat[::2], flat[1::2], strict=False))
+def read_level(section: Section, shape: Shape, image: Shape) -> Level:
+    """The section, one of `HEADS`, that follows a layer of `shape`, in a network for images of the shape `image`."""
+    if section.kind == "region":
+        return _read_region(section, shape, image)
+    anchors = _pairs(section)
     mask = section.integers("mask", tuple(range(len(anchors))))
-    if not mask or not all(0 <= i < len(anchors) for i in mask) or min(flat, default=0) <= 0:
+    if not mask or not all(0 <= i < len(anchors) for i in mask):
         raise section.error(
             f"mask={section.text('mask', '')} picks from {len(anchors)} anchors (width, height > 0)", "mask"
         )
+    scale, new_coords = section.number("scale_x_y", 1), bool(section.integer("new_coords", 0))
+    classes = _classes(section, len(mask), shape)
+    return Level(tuple(anchors[i] for i in mask), classes, scale, new_coords, shape)
+
+
+def _read_region(section: Section, shape: Shape, image: Shape) -> Level:
+    """[region]: one level whose anchors are in cells, and whose classes exclude each other."""
+    section.refuse("tree", "map", "absolute", "background")
+    if (section.integer("softmax", 0), section.integer("coords", 4)) != (1, 4):
+        found = f"softmax={section.text('softmax', '0')} coords={section.text('coords', '4')}"
+        raise section.error(f"{found} is not supported, only softmax=1 coords=4", "softmax")
+    wide, high = image.width / shape.width, image.height / shape.height
+    anchors = tuple((width * wide, height * high) for width, height in _pairs(section))
+    if not anchors:
+        raise section.error("it has no anchors (width, height > 0)", "anchors")
+    return Level(anchors, _classes(section, len(anchors), shape), 1.0, False, shape, softmax=True)
+
+
+def _pairs(section: Section) -> list[tuple[float, float]]:
+    """The (width, height) of the anchors; none if one of them is not above 0."""
+    flat = section.numbers("anchors")
+    return list(zip(flat[::2], flat[1::2], strict=False)) if min(flat, default=0) > 0 else []
+
+
+def _classes(section: Section, anchors: int, shape: Shape) -> int:
     classes = section.integer("classes", 20, least=1)
-    needed = len(mask) * (5 + classes)
+    needed = anchors * (5 + classes)
     if shape.channels != needed:
         found = f"{shape.channels} channels come in"
-        raise section.error(f"{found}; {len(mask)} anchors of {classes} classes need {needed}", "classes")
-    scale, new_coords = section.number("scale_x_y", 1), bool(section.integer("new_coords", 0))
-    return Level(tuple(anchors[i] for i in mask), classes, scale, new_coords, shape)
+        raise section.error(f"{found}; {anchors} anchors of {classes} classes need {needed}", "classes")
+    return classes
 
 
 @dataclass(frozen=True)
@@ -72,7 +101,7 @@ class Decoder(nn.Module):
     def __init__(self, levels: Sequence[Level], width: int, height: int) -> None:
         super().__init__()
         self.anchors = [len(level.anchors) for level in levels]
-        self.new_coords = levels[0].new_coords
+        self.new_coords, self.softmax = levels[0].new_coords, levels[0].softmax
         tables = [_table(level, width, height) for level in levels]
         for name, columns in zip(("cell", "grid", "anchor", "scale"), zip(*tables, strict=True), strict=True):
             self.register_buffer(name, torch.cat(columns), persistent=False)
@@ -81,19 +110,45 @@ class Decoder(nn.Module):
         """Boxes (N, M, 4) xyxy as shares of the image, objectness (N, M) in [0, 1], raw classes (N, M, classes).
 
         `raw` holds per level (N, anchors * (5 + classes), rows, columns). Few anchors' classes are ever looked at, so
-        that `probability` of them is left to the caller.
+        that `class_probability` of them is left to the caller.
         """
+        values = self.rows(raw)
+        return self.boxes(values), self.probability(values[..., 4]), values[..., 5:]
+
+    def rows(self, raw: Sequence[Tensor]) -> Tensor:
+        """The raw maps as (N, M, 5 + classes) of at least float32: x, y, width, height, objectness, classes."""
         values = torch.cat([_rows(maps, n) for maps, n in zip(raw, self.anchors, strict=True)], dim=1)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-        xy, wh, objectness, classes = values[..., :2], values[..., 2:4], values[..., 4], values[..., 5:]
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    def boxes(self, values: Tensor) -> Tensor:
+        """Boxes (N, M, 4) xyxy as shares of the image, of rows (N, M, 4 or more)."""
+        xy, wh = values[..., :2], values[..., 2:4]
         centre = (self.cell + self.probability(xy) * self.scale - (self.scale - 1) / 2) / self.grid
         half = ((2 * wh) ** 2 if self.new_coords else wh.exp()) * self.anchor / 2
-        boxes_xyxy = torch.cat([centre - half, centre + half], dim=2)
-        return boxes_xyxy, self.probability(objectness), classes
+        return torch.cat([centre - half, centre + half], dim=-1)
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """What anchors number `anchors` (P,) would give for boxes (P, 4) xyxy, shares of the image: the way back.
+
+        x and y as `probability` gives them, cut to [0, 1]; width and height raw.
+        """
+        centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        scale = self.scale[anchors]
+        xy = (centre * self.grid[anchors] - self.cell[anchors] + (scale - 1) / 2) / scale
+        ratio = size / self.anchor[anchors]
+        return torch.cat([xy.clamp(0, 1), ratio.sqrt() / 2 if self.new_coords else ratio.log()], dim=1)
+
+    def logit(self, values: Tensor) -> Tensor:
+        """What `probability` takes the sigmoid of."""
+        return values.logit(eps=1e-6) if self.new_coords else values
 
     def probability(self, values: Tensor) -> Tensor:
-        """In [0, 1], of what the network gives for a position in its cell, for objectness or for a class."""
+        """In [0, 1], of what the network gives for a position in its cell or for objectness."""
         return values if self.new_coords else values.sigmoid()
+
+    def class_probability(self, values: Tensor) -> Tensor:
+        """In [0, 1], of raw classes (..., classes)."""
+        return values.softmax(-1) if self.softmax else self.probability(values)
 
     def detect(
         self, raw: Sequence[Tensor], sizes: Sequence[tuple[int, int]], selection: Selection
@@ -109,7 +164,7 @@ class Decoder(nn.Module):
         self, boxes: Tensor, objectness: Tensor, classes: Tensor, size: tuple[int, int], selection: Selection
     ) -> dict[str, Tensor]:
         likely = torch.where(objectness > selection.score_threshold)[0]  # no score exceeds its objectness
-        scores = objectness[likely, None] * self.probability(classes[likely])
+        scores = objectness[likely, None] * self.class_probability(classes[likely])
         rows, labels = torch.where(scores > selection.score_threshold)
         height, width = size
         pixels = boxes[likely[rows]] * boxes.new_tensor([width, height, width, height])

@@ -112,6 +112,27 @@ class Upsample(nn.Module):
         return larger if self.scale == 1 else larger * self.scale
 
 
+class Reorg(nn.Module):
+    """Darknet's space to depth, which the published YOLOv2 weights were trained with.
+
+    Each output position holds the `stride` x `stride` values of a patch, but of a tensor read with a wrong shape: the
+    memory of C maps of H x W is taken for that of C / stride^2 maps of (H * stride) x (W * stride), and the result
+    for that of C * stride^2 maps. So a pixel's neighbours come from other rows than in `torch.pixel_unshuffle`.
+    https://github.com/pjreddie/darknet/blob/master/src/blas.c (reorg_cpu)
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C * stride^2, H / stride, W / stride)."""
+        batch, channels, height, width = x.shape
+        s = self.stride
+        patches = x.reshape(batch, channels // s**2, height, s, width, s)
+        return patches.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * s**2, height // s, width // s)
+
+
 def _activation(section: Section, default: str) -> nn.Module:
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
@@ -180,8 +201,25 @@ def _upsample(section: Section, index: int, shapes: Sequence[Shape]) -> Built:
     return Built(Upsample(stride, section.number("scale", 1)), (index - 1,), scaled)
 
 
-def _unchanged(section: Section, index: int, shapes: Sequence[Shape]) -> Built:
-    """What does nothing at inference (dropout), or is read elsewhere (yolo)."""
+def _reorg(section: Section, index: int, shapes: Sequence[Shape]) -> Built:
+    section.refuse("reverse", "flatten", "extra")
+    stride, (channels, height, width) = section.integer("stride", 1, least=1), shapes[-1]
+    if channels % stride**2 or height % stride or width % stride:
+        found = f"{channels} channels of {height} x {width}"
+        raise section.error(f"stride={stride} divides not {found} (its square must divide the channels)", "stride")
+    shape = Shape(channels * stride**2, height // stride, width // stride)
+    return Built(Reorg(stride), (index - 1,), shape)
+
+
+def _dropout(section: Section, index: int, shapes: Sequence[Shape]) -> Built:
+    share = section.number("probability", 0.5)
+    if not 0 <= share < 1:
+        raise section.error(f"probability={share}, expected a share from 0 to 1", "probability")
+    return Built(nn.Dropout(share), (index - 1,), shapes[-1])
+
+
+def _head(section: Section, index: int, shapes: Sequence[Shape]) -> Built:
+    """What is read elsewhere: yolo and region."""
     return Built(nn.Identity(), (index - 1,), shapes[-1])
 
 
@@ -205,8 +243,10 @@ LAYERS: dict[str, Callable[[Section, int, Sequence[Shape]], Built]] = {
     "route": _route,
     "shortcut": _shortcut,
     "upsample": _upsample,
-    "dropout": _unchanged,
-    "yolo": _unchanged,
+    "reorg": _reorg,
+    "dropout": _dropout,
+    "yolo": _head,
+    "region": _head,
 }
 
 

@@ -1,58 +1,78 @@
-"""A Darknet detector from the text of its .cfg, behind torchvision's detection contract."""
+"""A Darknet detector from the sections of its .cfg, behind torchvision's detection contract."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.darknet import weights_file
-from models.darknet.cfg import Section, parse
-from models.darknet.heads import Decoder, Level, Selection, read_level
+from models.darknet.cfg import Section, render
+from models.darknet.heads import HEADS, Decoder, Level, Selection, read_level
 from models.darknet.layers import Built, Shape, build
+from models.darknet.loss import DarknetLoss, read_terms, read_truth
 from models.errors import ModelError
 
 _SIDE = 16384  # longest input side that is taken for meant
+_PRIOR = 0.01
+"""Objectness of a new network: most anchors are empty, and learning that first would cost the others dearly."""
 
 
 class DarknetDetector(nn.Module):
-    """Any network of the supported layers that ends in [yolo] layers; for inference.
+    """Any network of the supported layers that ends in [yolo] layers or a [region] layer.
 
-    `layers[i]` is the .cfg's layer i, `size` the (height, width) that every image is stretched to.
+    `layers[i]` is the .cfg's layer i, `size` the (height, width) that every image is stretched to, `cfg` the text that
+    Darknet would read. `burn_in` is for [region] networks, see `models.darknet.loss.Terms`.
     """
 
-    def __init__(self, cfg: str, selection: Selection) -> None:
+    def __init__(self, sections: Sequence[Section], selection: Selection, burn_in: int = 0) -> None:
         super().__init__()
-        net, *sections = parse(cfg)
+        net, *rest = sections
         image = _image_shape(net)
-        built = _assemble(sections, image)
-        levels = [_level(section, i, built) for i, section in enumerate(sections) if section.kind == "yolo"]
+        built = _assemble(rest, image)
+        self.heads = [i for i, section in enumerate(rest) if section.kind in HEADS]
+        levels = [_level(rest[i], i, built, image) for i in self.heads]
         _check_levels(net, levels)
+        self.cfg = render(sections)
         self.size = image.height, image.width
         self.classes = levels[0].classes
         self.selection = selection
         self.layers = nn.ModuleList(layer.module for layer in built)
         self.sources = [layer.sources for layer in built]
-        self.heads = [i for i, section in enumerate(sections) if section.kind == "yolo"]
         self.done = _last_uses(self.sources)
         self.decoder = Decoder(levels, image.width, image.height)
+        self.loss = DarknetLoss(levels, image.width, image.height, read_terms(rest[self.heads[0]], burn_in))
         self.header = weights_file.Header()
+        for index, level in zip(self.heads, levels, strict=True):
+            _expect_little(self.layers[index - 1], len(level.anchors))
 
-    def forward(self, images: list[Tensor], targets: object = None) -> list[dict[str, Tensor]]:
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
         """Detections of each image: boxes (N, 4) xyxy in its pixels, labels (N,) from 0, scores (N,), best first.
 
-        `images` are (3, h, w) floats in [0, 1], of any sizes. Each is stretched to the network's size, bilinear without
-        antialiasing, as Darknet does.
+        In training the losses `box`, `objectness` and `classes`, of `targets` with boxes (N, 4) xyxy in pixels and labels
+        (N,). `images` are (3, h, w) floats in [0, 1], of any sizes. Each is stretched to the network's size, bilinear
+        without antialiasing, as Darknet does.
         """
-        if self.training:
-            raise ModelError("a Darknet network is for inference: it has no losses; call eval() first")
         dtype = next(self.parameters()).dtype
         batch = torch.stack([self._stretched(image) for image in images]).to(dtype)
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        return self.decoder.detect(self.raw(batch), sizes, self.selection)
+        raw = self.raw(batch)
+        if not self.training:
+            return self.decoder.detect(raw, sizes, self.selection)
+        if targets is None:
+            raise ModelError(
+                "a network in training needs targets (boxes and labels of each image); or call eval() first"
+            )
+        losses: dict[str, Tensor] = self.loss(self.decoder, self.decoder.rows(raw), read_truth(targets, sizes))
+        return losses
 
     def raw(self, batch: Tensor) -> list[Tensor]:
-        """What the [yolo] layers are given, in order: (N, anchors * (5 + classes), rows, columns) each.
+        """What the last layers are given, in order: (N, anchors * (5 + classes), rows, columns) each.
 
         `batch` is (N, 3, H, W) in [0, 1] at the network's size.
         """
@@ -89,28 +109,41 @@ def _assemble(sections: list[Section], image: Shape) -> list[Built]:
     shapes, built = [image], []
     for index, section in enumerate(sections):
         layer = build(section, index, shapes)
-        if any(sections[source].kind == "yolo" for source in layer.sources if source >= 0):
-            raise section.error(f"layer {index} reads a [yolo] layer, whose output is for detections only")
+        read = next((sections[i].kind for i in layer.sources if i >= 0 and sections[i].kind in HEADS), None)
+        if read is not None:
+            raise section.error(f"layer {index} reads a [{read}] layer, whose output is for detections only")
         built.append(layer)
         shapes.append(layer.shape)
     return built
 
 
-def _level(section: Section, index: int, built: list[Built]) -> Level:
+def _level(section: Section, index: int, built: list[Built], image: Shape) -> Level:
     if index == 0:
         raise section.error("nothing comes before it; expected a convolutional layer")
-    return read_level(section, built[index - 1].shape)
+    return read_level(section, built[index - 1].shape, image)
 
 
 def _check_levels(net: Section, levels: list[Level]) -> None:
-    """Refuse a network without [yolo] layers, or with some that do not speak of the same classes."""
-    kinds = {(level.classes, level.new_coords) for level in levels}
+    """Refuse a network without [yolo] or [region] layers, or with some that do not speak of the same classes."""
+    kinds = {(level.classes, level.new_coords, level.softmax) for level in levels}
     if len(kinds) != 1:
-        found = ", ".join(f"classes={classes} new_coords={int(new)}" for classes, new in sorted(kinds)) or "none"
-        raise net.error(f"the network's [yolo] layers are: {found}; expected at least one, and all alike")
+        told = (f"[{HEADS[soft]}] classes={classes} new_coords={int(new)}" for classes, new, soft in sorted(kinds))
+        found = ", ".join(told) or "none"
+        raise net.error(f"the network's [yolo] and [region] layers are: {found}; expected at least one, and all alike")
 
 
 def _last_uses(sources: list[tuple[int, ...]]) -> list[list[int]]:
     """Per layer the sources that nothing after it reads, so that their memory can be given back."""
     last = {source: index for index, read in enumerate(sources) for source in read}
     return [[source for source, at in last.items() if at == index] for index in range(len(sources))]
+
+
+@torch.no_grad()
+def _expect_little(layer: nn.Module, anchors: int) -> None:
+    """Let the convolution before a head begin with boxes like the anchors, and an objectness of `_PRIOR`."""
+    convolution = layer[0] if isinstance(layer, nn.Sequential) else None
+    if not isinstance(convolution, nn.Conv2d) or convolution.bias is None:
+        return
+    nn.init.normal_(convolution.weight, std=0.01)
+    nn.init.zeros_(convolution.bias)
+    convolution.bias.view(anchors, -1)[:, 4] = math.log(_PRIOR / (1 - _PRIOR))

@@ -1,7 +1,8 @@
 import pytest
 
 from models import build
-from models.darknet.cfg import parse
+from models.darknet.cfg import parse, render
+from models.darknet.cfg import section as made
 from models.errors import ModelError
 from tests.models.samples import CLASSES, TINY_CFG
 
@@ -106,12 +107,25 @@ def test_a_network_that_cannot_be_is_told_with_its_line(old, new, message):
     ("cfg", "message"),
     [
         ("[net]\nwidth=32\nheight=32\nchannels=3\n[yolo]", r"line 5, \[yolo\]: nothing comes before it"),
-        (TINY_CFG.partition("[yolo]")[0], r"the network's \[yolo\] layers are: none; expected at least one"),
+        (
+            TINY_CFG.partition("[yolo]")[0],
+            r"the network's \[yolo\] and \[region\] layers are: none; expected at least one",
+        ),
     ],
 )
 def test_a_network_without_an_end_or_a_beginning(cfg, message):
     with pytest.raises(ModelError, match=message):
         build("darknet", CLASSES, {"cfg": cfg})
+
+
+def test_sections_made_here_are_read_back_as_they_were():
+    sections = [made("net", width=64, channels=3), made("yolo", mask=(0, 1), scale_x_y=1.05, iou_loss="ciou")]
+    again = parse(render(sections))
+    assert [(s.kind, {key: entry.text for key, entry in s.entries.items()}) for s in again] == [
+        ("net", {"width": "64", "channels": "3"}),
+        ("yolo", {"mask": "0,1", "scale_x_y": "1.05", "iou_loss": "ciou"}),
+    ]
+    assert again[1].integers("mask") == sections[1].integers("mask") == (0, 1)
 
 
 def test_labels_must_be_as_many_as_classes():

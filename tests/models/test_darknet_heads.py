@@ -6,8 +6,10 @@ import torch
 from models.darknet.cfg import parse
 from models.darknet.heads import Decoder, Level, Selection, read_level
 from models.darknet.layers import Shape
+from models.errors import ModelError
 
 ONE_CELL = Level(((16.0, 8.0),), classes=2, scale=1.0, new_coords=False, shape=Shape(7, 1, 1))
+IMAGE = Shape(3, 160, 160)
 KEEP = Selection(score_threshold=0.05, nms_threshold=0.5, limit=100)
 
 
@@ -100,4 +102,50 @@ def test_nothing_found_is_an_empty_result():
 
 def test_a_level_is_read_with_darknets_defaults():
     section = parse("[net]\n[yolo]\nmask=1\nanchors=1,2,3,4\nclasses=1")[1]
-    assert read_level(section, Shape(6, 5, 5)) == Level(((3.0, 4.0),), 1, 1.0, False, Shape(6, 5, 5))
+    assert read_level(section, Shape(6, 5, 5), IMAGE) == Level(((3.0, 4.0),), 1, 1.0, False, Shape(6, 5, 5))
+
+
+def region(body):
+    return read_level(parse(f"[net]\n[region]\nsoftmax=1\nclasses=2\n{body}")[1], Shape(14, 5, 10), IMAGE)
+
+
+def test_a_regions_anchors_are_in_cells():
+    level = region("anchors=1,2,0.5,0.25")
+    assert level == Level(((16.0, 64.0), (8.0, 8.0)), 2, 1.0, False, Shape(14, 5, 10), softmax=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("anchors=1,2", r"line 4, \[region\]: 14 channels come in; 1 anchors of 2 classes need 7"),
+        ("", r"\[region\]: it has no anchors \(width, height > 0\)"),
+        ("tree=9k.tree", "tree=9k.tree is not supported; remove it"),
+        ("coords=5", "softmax=1 coords=5 is not supported, only softmax=1 coords=4"),
+    ],
+)
+def test_a_region_that_cannot_be(body, message):
+    with pytest.raises(ModelError, match=message):
+        region(body)
+
+
+def test_a_regions_classes_exclude_each_other():
+    level = Level(((16.0, 8.0),), 2, 1.0, False, Shape(7, 1, 1), softmax=True)
+    raw = anchors([0.0, 0.0, 0.0, 0.0, logit(0.8), math.log(3), 0.0], columns=1)
+    (found,) = Decoder([level], 32, 32).detect([raw], [(32, 32)], KEEP)
+    assert found["scores"].tolist() == pytest.approx([0.6, 0.2])  # 0.8 of 3 / 4 and of 1 / 4
+    assert found["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("new_coords", [False, True])
+def test_encoding_is_the_way_back(new_coords):
+    levels = [
+        Level(((8.0, 20.0), (16.0, 16.0)), 1, 1.1, new_coords, Shape(12, 2, 3)),
+        Level(((4.0, 4.0),), 1, 1.1, new_coords, Shape(6, 4, 6)),
+    ]
+    decoder = Decoder(levels, 48, 32)
+    coded = torch.rand(len(decoder.cell), 6, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    boxes = decoder.boxes(coded)
+    again = decoder.encode(boxes, torch.arange(len(coded)))
+    torch.testing.assert_close(again[:, :2], decoder.probability(coded[:, :2]))
+    torch.testing.assert_close(again[:, 2:], coded[:, 2:4])
+    torch.testing.assert_close(decoder.logit(coded).sigmoid(), decoder.probability(coded))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.darknet.cfg import parse
-from models.darknet.layers import ACTIVATIONS, MaxPool, Route, Shape, Shortcut, Upsample, build
+from models.darknet.layers import ACTIVATIONS, MaxPool, Reorg, Route, Shape, Shortcut, Upsample, build
+from models.errors import ModelError
 
 NINE = torch.arange(1.0, 10).reshape(1, 1, 3, 3)
 
@@ -61,6 +62,49 @@ def test_shortcut_adds_then_activates():
 
 def test_upsample_repeats_and_scales():
     assert Upsample(2, 0.5)(NINE[:, :, :1, :2])[0, 0].tolist() == [[0.5, 0.5, 1, 1]] * 2
+
+
+def reorganised(maps, stride):
+    """Darknet's loop over one image's memory, one index after another."""
+    channels, height, width = maps.shape
+    memory, result, few = maps.flatten(), torch.empty(maps.numel()), channels // stride**2
+    for k in range(channels):
+        for row in range(height):
+            for column in range(width):
+                y, x = row * stride + k // few // stride, column * stride + k // few % stride
+                place = x + width * stride * (y + height * stride * (k % few))
+                result[column + width * (row + height * k)] = memory[place]
+    return result.reshape(channels * stride**2, height // stride, width // stride)
+
+
+@pytest.mark.parametrize(("channels", "height", "width", "stride"), [(8, 4, 6, 2), (4, 2, 2, 2), (9, 3, 6, 3)])
+def test_reorg_has_darknets_order(channels, height, width, stride):
+    maps = torch.arange(1.0, 1 + channels * height * width).reshape(channels, height, width)
+    built = layer("reorg", f"stride={stride}", Shape(channels, height, width))
+    (found,) = built.module(maps[None])
+    assert found.shape == built.shape
+    assert torch.equal(found, reorganised(maps, stride))
+
+
+def test_reorg_is_not_the_usual_space_to_depth():
+    maps = torch.arange(32.0).reshape(1, 8, 2, 2)
+    assert not torch.equal(Reorg(2)(maps), torch.nn.functional.pixel_unshuffle(maps, 2))
+    # of one map of 4 x 4 instead: what lies beside and below each other in it
+    assert Reorg(2)(maps[:, :4]).flatten().tolist() == [0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15]
+
+
+@pytest.mark.parametrize("shape", [Shape(6, 4, 4), Shape(4, 5, 4), Shape(4, 4, 5)])
+def test_reorg_of_what_the_stride_divides_not(shape):
+    with pytest.raises(ModelError, match=r"\[reorg\]: stride=2 divides not \d channels of \d x \d"):
+        layer("reorg", "stride=2", shape)
+
+
+def test_dropout_is_for_training():
+    module = layer("dropout", "probability=0.25", Shape(1, 1, 1)).module
+    assert module.p == 0.25
+    assert torch.equal(module.eval()(NINE), NINE)
+    with pytest.raises(ModelError, match=r"probability=1.0, expected a share from 0 to 1"):
+        layer("dropout", "probability=1", Shape(1, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def segmenter(*, num_classes: int, auxiliary: bool = False) -> nn.Module:
 
 
 class FailingDetector(nn.Module):
-    """At the named steps: its loss is not a number, its gradient is none, its process ends, its memory is full."""
+    """At the named steps: its loss is not a number, its gradient is none, its process ends; and batches it has no room for."""
 
-    def __init__(self, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, full_at: int = 0) -> None:
+    def __init__(self, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, room: int = 1000) -> None:
         super().__init__()
-        self.nan_at, self.steep_at, self.die_at, self.full_at = nan_at, steep_at, die_at, full_at
+        self.nan_at, self.steep_at, self.die_at, self.room = nan_at, steep_at, die_at, room
         self.weight = nn.Parameter(torch.ones(2, 2))
         self.step = 0
 
@@ -41,7 +41,7 @@ class FailingDetector(nn.Module):
         self.step += 1
         if self.step == self.die_at:
             os._exit(7)
-        if self.step == self.full_at:
+        if len(images) > self.room:
             raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
         loss = self.weight.square().sum() * sum(len(target["boxes"]) for target in targets)
         if self.step == self.steep_at:
@@ -49,8 +49,8 @@ class FailingDetector(nn.Module):
         return {"area": loss * (float("nan") if self.step == self.nan_at else 1.0)}
 
 
-def failing(*, num_classes: int, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, full_at: int = 0) -> nn.Module:
-    return FailingDetector(nan_at, steep_at, die_at, full_at)
+def failing(*, num_classes: int, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, room: int = 1000) -> nn.Module:
+    return FailingDetector(nan_at, steep_at, die_at, room)
 
 
 def rule(model: nn.Module) -> InputRule:
@@ -59,4 +59,5 @@ def rule(model: nn.Module) -> InputRule:
 
 PAPER = "https://example.org"
 SEGMENTER = ModelSpec("tests.training.plain_models:SEGMENTER", "semantic", segmenter, rule, PAPER)
+PREDICTING = ModelSpec("tests.training.plain_models:PREDICTING", "detection", failing, rule, PAPER, trainable=False)
 FAILING = ModelSpec("tests.training.plain_models:FAILING", "detection", failing, rule, PAPER)

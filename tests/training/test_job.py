@@ -91,10 +91,11 @@ def test_an_unknown_split_is_an_error(
         choose_split(config(split=asked), split_table(*there))
 
 
+PREDICTING = {"model": "tests.training.plain_models:PREDICTING", "option": ()}
 ERRORS: list[tuple[dict[str, Any], type[ShardlensError], str]] = [
     ({"dataset": "shapse"}, DatasetError, "no dataset 'shapse'.*shapes"),
     ({"model": "fcos_smal"}, ModelError, "nearest: fcos_small"),
-    ({"model": "darknet", "option": ()}, ConfigError, "darknet cannot be trained here.*fcos_small.*unet"),
+    (PREDICTING, ConfigError, "PREDICTING cannot be trained here.*fcos_small.*unet"),
     ({"option": ("widht=8",)}, ModelError, "no option 'widht'; it takes width"),
     ({"option": ("width",)}, ConfigError, "expected NAME=VALUE"),
     ({"image_size": (64, 64)}, ConfigError, "image_size is for semantic models; fcos_small.*min_size"),
