@@ -47,8 +47,9 @@ def connect(warehouse: str) -> DuckDBPyConnection:
     """Open a locked connection with the views of a warehouse, as it is now.
 
     The views `images`, `annotations` and `categories` show every dataset at its latest version; `predictions`,
-    `outcomes`, `metrics`, `curves` and `runs` show committed runs. WHERE on `run`, `dataset` or `version` leaves the
-    other files unread. What is committed later is seen by the next connection.
+    `outcomes`, `metrics`, `curves` and `runs` show committed runs, `training` the steps of whole training runs and
+    `metrics` their validations too. WHERE on `run`, `dataset` or `version` leaves the other files' rows unread. What is
+    committed later is seen by the next connection.
 
     Raises:
         StorageError: the place is not a warehouse, or cannot be read.
@@ -68,6 +69,7 @@ def _open(files: CommittedFiles) -> DuckDBPyConnection:
 def _definition(name: str, view: View) -> str:
     types = ", ".join(f"'{column}': VARCHAR" for column in view.partitions)
     options = f", hive_partitioning = true, hive_types = {{{types}}}, hive_types_autocast = false" if types else ""
+    options += ", union_by_name = true" if view.grown else ""
     columns = ", ".join(f'"{column}"' for column in view.columns)
     return f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet('{PROTOCOL}://{name}/**'{options})"
 

@@ -95,6 +95,8 @@ METRICS = pa.schema(
         ("max_dets", pa.int32()),
         ("value", pa.float64()),  # null = undefined (nothing to find)
         pa.field("support", pa.int64(), nullable=False),  # objects, or pixels, of the truth
+        ("epoch", pa.int32()),  # of a training run, after which it was validated; null = the score of predictions
+        ("step", pa.int64()),
     ]
 )
 
@@ -109,6 +111,24 @@ CURVES = pa.schema(
         pa.field("recall", pa.float64(), nullable=False),
         pa.field("precision", pa.float64(), nullable=False),
         ("score", pa.float64()),
+    ]
+)
+
+TRAINING = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("epoch", pa.int32(), nullable=False),  # 1, 2, ...
+        pa.field("step", pa.int64(), nullable=False),  # 1, 2, ..., over all epochs
+        pa.field("images", pa.int32(), nullable=False),  # of all workers
+        pa.field("loss", pa.float64(), nullable=False),  # mean over the workers' images
+        pa.field("parts", pa.map_(pa.string(), pa.float64()), nullable=False),  # of which the loss is the sum
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("learning_rates", pa.map_(pa.string(), pa.float64()), nullable=False),  # by the optimizer's group
+        pa.field("gradient_norm", pa.float64(), nullable=False),  # before it was shortened
+        pa.field("seconds", pa.float64(), nullable=False),  # of the first worker
+        pa.field("wait_seconds", pa.float64(), nullable=False),  # of which it waited for data
+        ("images_per_second", pa.float64()),  # of all workers
     ]
 )
 

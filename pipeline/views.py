@@ -45,6 +45,8 @@ class View:
 
     schema: pa.Schema
     partitions: tuple[str, ...] = ()
+    grown: bool = False
+    """Whether files of earlier versions lack columns, which are null then; every file's footer is read for that."""
 
     @property
     def columns(self) -> list[str]:
@@ -62,8 +64,9 @@ VIEWS = {
     "categories": View(tables.CATEGORIES, ("dataset", "version")),
     "predictions": View(tables.PREDICTIONS, ("dataset", "run")),
     "outcomes": View(tables.OUTCOMES, ("dataset", "run")),
-    "metrics": View(tables.METRICS, ("dataset", "run")),
+    "metrics": View(tables.METRICS, ("dataset", "run"), grown=True),
     "curves": View(tables.CURVES, ("dataset", "run")),
+    "training": View(tables.TRAINING, ("dataset", "run")),
     "runs": View(RUNS),
 }
 
@@ -83,6 +86,7 @@ def snapshot(warehouse: Warehouse) -> dict[str, File]:
     for record in committed:
         files |= _parts(record)
     files |= dict(_metrics(warehouse, committed))
+    files |= dict(_training(warehouse))
     files |= dict(_datasets(warehouse))
     return {**files, "runs/runs.parquet": File(data=tables.to_bytes(runs_table(committed)))}
 
@@ -131,6 +135,19 @@ def _metrics(warehouse: Warehouse, committed: list[RunRecord]) -> Iterator[tuple
                 name = f"{view}.parquet"
                 if name in there:
                     yield f"{view}/dataset={record.dataset}/run={record.name}/{name}", File(storage.join(folder, name))
+
+
+def _training(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
+    """The steps, and the metrics of the validations, of the training runs that are whole."""
+    there = {entry.name: entry for entry in storage.walk(warehouse.path("checkpoints"))}
+    whole = [run for run, _, file in (path.partition("/") for path in there) if file == "train.json"]
+    with ThreadPoolExecutor(LISTED_AT_ONCE) as threads:
+        documents = threads.map(lambda run: read_json(there[f"{run}/train.json"].uri), whole)
+        for run, document in zip(whole, documents, strict=True):
+            for view, name in (("training", "training.parquet"), ("metrics", "metrics.parquet")):
+                if f"{run}/{name}" in there:
+                    place = f"{view}/dataset={document['dataset']}/run={run}/checkpoint.parquet"
+                    yield place, File(there[f"{run}/{name}"].uri)
 
 
 def _datasets(warehouse: Warehouse) -> Iterator[tuple[str, File]]:

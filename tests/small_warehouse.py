@@ -94,5 +94,31 @@ def add_metrics(warehouse: Warehouse, run: str, value: float, dataset: str = "sh
     storage.publish(storage.join(folder, "curves.parquet"), tables.to_bytes(tables.from_rows([point], tables.CURVES)))
 
 
+def add_training(warehouse: Warehouse, run: str, losses: list[float], whole: bool = True) -> None:
+    """A training run of two steps an epoch, validated after each epoch."""
+    named, folder = {"run": run, "dataset": "shapes"}, warehouse.checkpoints(run)
+    plain = {**named, "images": 8, "learning_rate": 0.1, "gradient_norm": 1.0, "seconds": 2.0, "wait_seconds": 0.5}
+    plain |= {"images_per_second": 4.0, "learning_rates": [("head", 0.1), ("backbone", 0.01)]}
+    steps = [
+        {**plain, "epoch": i // 2 + 1, "step": i + 1, "loss": x, "parts": [("box", x)]} for i, x in enumerate(losses)
+    ]
+    scores = [
+        {
+            **named,
+            "task": "bbox",
+            "metric": "AP50",
+            "value": 0.1 * epoch,
+            "support": 6,
+            "epoch": epoch,
+            "step": 2 * epoch,
+        }
+        for epoch in range(1, len(losses) // 2 + 1)
+    ]
+    for name, rows, schema in (("training", steps, tables.TRAINING), ("metrics", scores, tables.METRICS)):
+        storage.publish(storage.join(folder, f"{name}.parquet"), tables.to_bytes(tables.from_rows(rows, schema)))
+    if whole:
+        storage.publish(storage.join(folder, "train.json"), to_json(named))
+
+
 def committed_json(record: RunRecord) -> Any:
     return json.loads(storage.read(storage.join(record.folder, "commit.json")))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import runs, tables
+from pipeline import runs, storage, tables
 from pipeline.errors import QueryError, StorageError
 from pipeline.query import _open, connect, query
 from pipeline.runs import RunRecord
@@ -52,6 +52,31 @@ def test_predictions_of_committed_runs_and_nothing_else(wh: str) -> None:
 def test_metrics_and_curves_of_committed_runs(wh: str) -> None:
     assert rows(wh, "SELECT run, metric, value FROM metrics") == [("first", "AP", 0.25)]
     assert rows(wh, "SELECT run, precision FROM curves WHERE dataset = 'shapes'") == [("first", 1.0)]
+
+
+def test_steps_and_validations_of_whole_training_runs(tmp_path: Path) -> None:
+    warehouse = fill(str(tmp_path))
+    small.add_training(Warehouse(warehouse), "detector", [4.0, 3.0, 2.0, 1.0])
+    small.add_training(Warehouse(warehouse), "first", [9.0, 9.0])  # the name of a run of predictions too
+    small.add_training(Warehouse(warehouse), "under-way", [4.0, 3.0], whole=False)
+    sql = (
+        "SELECT run, epoch, avg(loss), sum(wait_seconds) / sum(seconds) FROM training WHERE run <> 'first' GROUP BY ALL"
+    )
+    assert rows(warehouse, f"{sql} ORDER BY epoch") == [("detector", 1, 3.5, 0.25), ("detector", 2, 1.5, 0.25)]
+    parts = "SELECT parts['box'], learning_rates['backbone'] FROM training WHERE step = 3"
+    assert rows(warehouse, parts) == [(2.0, 0.01)]
+    curve = "SELECT epoch, step, value FROM metrics WHERE run = 'detector' AND metric = 'AP50' ORDER BY epoch"
+    assert rows(warehouse, curve) == [(1, 2, 0.1), (2, 4, 0.2)]
+    both = "SELECT metric, value, epoch FROM metrics WHERE run = 'first' ORDER BY metric"
+    assert rows(warehouse, both) == [("AP", 0.25, None), ("AP50", 0.1, 1)]
+
+
+def test_metrics_without_the_newer_columns_are_still_read(tmp_path: Path) -> None:
+    warehouse = Warehouse(fill(str(tmp_path)))
+    uri = f"{warehouse.metrics('shapes', 'first')}/metrics.parquet"
+    older = tables.from_bytes(storage.read(uri)).drop_columns(["epoch", "step"])
+    storage.publish(uri, tables.to_bytes(older))
+    assert rows(warehouse.root, "SELECT run, value, epoch FROM metrics") == [("first", 0.25, None)]
 
 
 def test_datasets_show_their_latest_version(wh: str) -> None:

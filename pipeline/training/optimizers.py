@@ -26,7 +26,8 @@ def build(config: Optimization, network: nn.Module, backbone: Set[str] = frozens
         named = network.named_parameters()
         chosen = [p for name, p in named if (name in backbone) == slow and (p.ndim > 1) == decays]
         factor, decay = config.backbone_factor if slow else 1.0, config.weight_decay if decays else 0.0
-        groups.append({"params": chosen, "factor": factor, "weight_decay": decay, "lr": config.learning_rate * factor})
+        about = {"name": "backbone" if slow else "head" if backbone else "all", "factor": factor}
+        groups.append({"params": chosen, **about, "weight_decay": decay, "lr": config.learning_rate * factor})
     held = [group for group in groups if group["params"]]
     if config.optimizer == "sgd":
         return torch.optim.SGD(held, lr=config.learning_rate, momentum=config.momentum)
@@ -55,6 +56,11 @@ def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Give every group its share of the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["factor"]
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Learning rate by the group's name: all, or head and backbone."""
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter], limit: float) -> float:
