@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,6 +25,9 @@ from pipeline.errors import (
 
 RANDOM = "random"
 CHECKPOINT = "model.safetensors"
+MANIFEST = "checkpoint.json"
+"""In the folder of a step's checkpoint: written last, so that it is whole once this is there."""
+STEP = re.compile(r"step-(\d+)/")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".weights")
 
 
@@ -183,11 +187,26 @@ def _weights_uri(config: NetworkConfig) -> str:
 
 
 def _weights_file(uri: str) -> str:
-    """The file itself, or the one in a checkpoint's folder."""
+    """The file itself, or the one in a checkpoint's folder; of a training under way, the last checkpoint's."""
     if uri == RANDOM or uri.startswith(("http://", "https://")) or uri.endswith(WEIGHTS_SUFFIXES):
         return uri
     inside = storage.join(uri, CHECKPOINT)
-    return inside if storage.exists(inside) else uri
+    if storage.exists(inside):
+        return inside
+    places = (step_folder(uri, step) for step in reversed(steps_below(uri)))
+    whole = next((place for place in places if storage.exists(storage.join(place, MANIFEST))), None)
+    return storage.join(whole, CHECKPOINT) if whole else uri
+
+
+def steps_below(folder: str) -> list[int]:
+    """Steps of a training run that have a checkpoint's folder, whole or not, in their order."""
+    names = (STEP.fullmatch(name) for name in storage.children(folder))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def step_folder(folder: str, step: int) -> str:
+    """Where the checkpoint of a training run's step lies."""
+    return storage.join(folder, f"step-{step:06d}")
 
 
 def _read_weights(uri: str) -> bytes:

@@ -34,6 +34,7 @@ __all__ = [
     "children",
     "create",
     "delete",
+    "delete_folder",
     "exists",
     "explain",
     "filesystem",
@@ -226,6 +227,19 @@ def delete(uri: str) -> None:
     def remove() -> None:
         try:
             fs.rm_file(path)
+        except FileNotFoundError:
+            return
+
+    _retried(uri, remove)
+
+
+def delete_folder(uri: str) -> None:
+    """Remove everything below a folder or prefix, one by one in no certain order; one that is not there is fine."""
+    fs, path = filesystem(uri)
+
+    def remove() -> None:
+        try:
+            fs.rm(path, recursive=True)
         except FileNotFoundError:
             return
 

@@ -14,21 +14,37 @@ from pipeline.errors import DatasetError
 from pipeline.fetch import Failure, load
 from pipeline.shards import ImageRef, Plan
 from pipeline.training.job import TrainJob, usable_images
-from pipeline.training.order import Numbers, epoch_steps, mirrored, share
+from pipeline.training.order import Numbers, cut, epoch_steps, mirrored, slots_of
 from pipeline.training.samples import Sample, SampleMaker, blank, mirror
 from pipeline.training.truth import read, select
+
+Found = Sequence[tuple[int, Sample | None]]
+"""Image ids, each with its sample, or None where it cannot be read."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a worker computes in a step."""
+    """What a worker computes at once: the images of one slot of a step."""
 
+    slot: int
     image_ids: tuple[int, ...]
     samples: tuple[Sample, ...]
     weight: float
     """Share of the whole step's images that these are; 0 where the worker has none and computes on a blank one."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A worker's share of a step: one batch or more."""
+
+    batches: tuple[Batch, ...]
     images: int
     """Images of the whole step, all workers together."""
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """Of all its batches."""
+        return tuple(i for batch in self.batches for i in batch.image_ids)
 
 
 class TrainingData:
@@ -46,14 +62,16 @@ class TrainingData:
         self._kept: dict[int, Sample] = {}
         self._room = job.config.cache_mb << 20
 
-    def epoch(self, epoch: int, rank: int, workers: int) -> Iterator[Batch]:
-        """Batches of worker `rank`; every worker has equally many, one a step."""
+    def epoch(self, epoch: int, rank: int, workers: int, begin: int = 0) -> Iterator[Share]:
+        """Shares of worker `rank` from step `begin` of the epoch on; every worker has equally many, one a step."""
         config = self.job.config
-        steps = epoch_steps(len(self.images), config.batch_size * workers, config.seed, epoch)
-        parts = [share(step, rank, workers) for step in steps]
-        samples = self._samples(np.concatenate(parts))
-        for step, part in zip(steps, parts, strict=True):
-            yield self._batch([next(samples) for _ in part], len(step), epoch)
+        steps = epoch_steps(len(self.images), config.global_batch, config.seed, epoch)[begin:]
+        slots = slots_of(rank, workers, config.slots)
+        parts = [[cut(step, config.slots)[slot] for slot in slots] for step in steps]
+        samples = self._samples(np.concatenate([part for own in parts for part in own]))
+        for step, own in zip(steps, parts, strict=True):
+            found = [[next(samples) for _ in part] for part in own]
+            yield self._share(list(zip(slots, found, strict=True)), len(step), epoch)
 
     def _samples(self, positions: Numbers) -> Iterator[tuple[int, Sample | None]]:
         """Image id and sample in the order of `positions`; None for an image that cannot be read."""
@@ -92,10 +110,14 @@ class TrainingData:
                 f"({failure.stage}): {failure.message}"
             )
 
-    def _batch(self, found: Sequence[tuple[int, Sample | None]], images: int, epoch: int) -> Batch:
-        good = [(image_id, sample) for image_id, sample in found if sample is not None]
-        if not good:
-            return Batch((), (blank(self.job.spec.task),) * 2, 0.0, images)
+    def _share(self, found: Sequence[tuple[int, Found]], images: int, epoch: int) -> Share:
+        """The batches that hold an image; a blank one if none does, for every worker has to take part in a step."""
+        batches = [self._batch(slot, part, images, epoch) for slot, part in found]
+        held = tuple(batch for batch in batches if batch.image_ids)
+        return Share(held or (Batch(found[0][0], (), (blank(self.job.spec.task),) * 2, 0.0),), images)
+
+    def _batch(self, slot: int, found: Found, images: int, epoch: int) -> Batch:
         config = self.job.config
+        good = [(image_id, sample) for image_id, sample in found if sample is not None]
         samples = tuple(mirror(s) if config.flip and mirrored(config.seed, epoch, i) else s for i, s in good)
-        return Batch(tuple(i for i, _ in good), samples, len(good) / images, images)
+        return Batch(slot, tuple(i for i, _ in good), samples, len(good) / images)

@@ -74,9 +74,9 @@ class TrainJob:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that can change a weight."""
+        """Everything that can change a weight, as JSON gives it back."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in NOT_SETTINGS}
-        return settings | {
+        settings |= {
             "dataset_version": self.dataset_version,
             "split": self.split,
             "val_split": self.val_split,
@@ -84,10 +84,10 @@ class TrainJob:
             "labels": list(self.labels),
             "options": dict(self.options),
             "init": self.init_sha256,
-            "image_size": list(self.config.image_size) if self.config.image_size else None,
             "workers": self.config.workers,
             "device": self.config.device,
         }
+        return dict(json.loads(json.dumps(settings)))
 
     @property
     def fingerprint(self) -> str:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-import models
-from models.weights import load
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import StorageError, TrainingError
 from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.fetch import Prefetch
-from pipeline.predict import resolve_precision
-from pipeline.predictor import PRECISIONS
-from pipeline.training import objectives, optimizers
-from pipeline.training.data import Batch, TrainingData
-from pipeline.training.job import TrainJob, Worker, read_init
-from pipeline.training.order import step_seed, steps_per_epoch
-from pipeline.training.records import Step, Trained, epoch_losses, publish
+from pipeline.networks import step_folder
+from pipeline.training import state
+from pipeline.training.data import Share, TrainingData
+from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
+from pipeline.training.job import TrainJob, Worker
+from pipeline.training.order import steps_per_epoch
+from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
+from pipeline.training.state import Saved, Snapshot, Standing
+from pipeline.training.stepper import Stepper
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class LocalWorker:
 
 
 def fit(job: TrainJob, worker: Worker) -> Trained:
-    """Train as one of `worker.world_size` workers; the first one publishes the checkpoint.
+    """Train as one of `worker.world_size` workers, from the last checkpoint if there is one; the first one publishes.
 
     Raises:
         TrainingError: a loss or a gradient is not a finite number any more.
@@ -51,9 +48,11 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
     """
     with _own_settings(job, worker):
         loop = Loop(job, worker)
-        for epoch in range(job.config.epochs):
-            loop.run_epoch(epoch)
-        return loop.finish()
+        try:
+            loop.resume()
+            return loop.run()
+        finally:
+            loop.close()
 
 
 @contextmanager
@@ -70,168 +69,131 @@ def _own_settings(job: TrainJob, worker: Worker) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def build_network(job: TrainJob) -> nn.Module:
-    """The network, its weights random by the seed or those of `init`.
-
-    Raises:
-        WeightsError: the weights of `init` do not fit.
-    """
-    network = models.build(job.config.model, len(job.labels), job.options)
-    if job.config.init is not None:
-        load(network, read_init(job.config.init), job.config.init)
-    return network
-
-
 class Loop:
-    """Holds the network, its optimizer and what has been noted so far."""
+    """Holds what takes the steps, what gives their images, and what has been noted so far."""
 
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.job, self.worker = job, worker
-        self.device = open_device(worker.device)
-        self.network = build_network(job).to(self.device).to(memory_format=torch.channels_last).train()
-        self.rule = job.spec.input_rule(self.network)
-        self.parallel = DistributedDataParallel(self.network) if worker.world_size > 1 else self.network
-        self.data = TrainingData(job, self.rule)
-        config = job.config
-        self.optimizer = optimizers.build(config, self.network)
-        self.precision = resolve_precision(config.precision, self.device.type)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.total = config.epochs * steps_per_epoch(job.images, config.batch_size * worker.world_size)
-        self.steps: list[Step] = []
-        self.losses: list[dict[str, float]] = []
+        self.stepper = Stepper(job, worker)
+        self.data = TrainingData(job, self.stepper.rule)
+        self.writer = state.Writer(job.folder, job.config.keep)
+        self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)
+        self.standing = Standing()
+        self.resumed_from = 0
+        self.table: pa.Table = steps_table(job, [])
+        self.noted: list[Step] = []
 
-    def run_epoch(self, epoch: int) -> None:
-        """Take every step of an epoch, then sum what was noted over the workers."""
-        ahead = Prefetch(self.data.epoch(epoch, self.worker.rank, self.worker.world_size))
-        noted: list[Step] = []
+    def resume(self) -> None:
+        """Go on from the last checkpoint that is whole; the first worker says which one that is.
+
+        Raises:
+            StorageError: the others cannot read it.
+        """
+        saved = state.newest(self.job.folder) if self.worker.rank == 0 else None
+        step = said_by_first(saved.standing.step if saved else None, self.worker.world_size)
+        if self.worker.rank == 0:
+            state.sweep(self.job.folder, self.job.config.keep, saved.standing if saved else Standing())
+        if step is not None:
+            self._restore(saved or self._read(step))
+
+    def _read(self, step: int) -> Saved:
+        saved = state.read(self.job.folder, step)
+        if saved is None:
+            raise StorageError(f"the checkpoint {step_folder(self.job.folder, step)} is not there any more, or damaged")
+        return saved
+
+    def _restore(self, saved: Saved) -> None:
+        where = step_folder(self.job.folder, saved.standing.step)
+        self.stepper.restore(saved.weights, saved.state, where)
+        self.standing, self.table = saved.standing, saved.steps
+        self.resumed_from = saved.standing.step
+
+    def run(self) -> Trained:
+        """Take the steps that are left, then publish."""
+        while not self._over():
+            self._run_epoch()
+        return self._finish()
+
+    def _over(self) -> bool:
+        return self.standing.epoch >= self.job.config.epochs
+
+    def _run_epoch(self) -> None:
+        """Take the steps that are left of an epoch."""
+        standing, worker = self.standing, self.worker
+        ahead = Prefetch(self.data.epoch(standing.epoch, worker.rank, worker.world_size, standing.step_of_epoch))
         try:
             asked = time.perf_counter()
-            for batch in ahead:
+            for share in ahead:
                 waited = time.perf_counter() - asked
-                step = self._step_or_explain(batch, epoch, len(self.steps) + len(noted))
-                noted.append(replace(step, seconds=time.perf_counter() - asked, wait_seconds=waited))
+                step = self._step(share)
+                self.noted.append(replace(step, seconds=time.perf_counter() - asked, wait_seconds=waited))
+                self._advance(step)
                 asked = time.perf_counter()
         finally:
             ahead.close()
-        whole = sum_over_workers(noted, self.worker.world_size, self.device)
-        self.steps += whole
-        self.losses.append({"epoch": epoch + 1, **epoch_losses(whole)})
 
-    def _step_or_explain(self, batch: Batch, epoch: int, number: int) -> Step:
+    def _step(self, share: Share) -> Step:
+        """Take a step; what stops the run here names the checkpoint to go on from."""
         try:
-            return self._step(batch, epoch, number)
-        except torch.OutOfMemoryError as error:
-            raise ConfigError(
-                f"a batch of {len(batch.samples)} images does not fit the memory of {self.device} "
-                f"({str(error).partition('. ')[0]}): lower --batch-size, or the size of the model's input"
-            ) from None
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ConfigError(
-                f"{self.job.config.model} takes statistics over the batch, and a worker's batch of {len(batch.samples)} is too "
-                "small for that: raise --batch-size, or use fewer --workers"
-            ) from None
+            return self.stepper.step(share, self.standing.epoch, self.standing.step)
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self._last_good()}") from None
 
-    def _step(self, batch: Batch, epoch: int, number: int) -> Step:
-        """One step: losses, gradients averaged over all images of all workers, and the update."""
-        torch.manual_seed(step_seed(self.job.config.seed, number, self.worker.rank))
-        learning_rate = self.job.config.learning_rate * optimizers.rate(number, self.total, self.job.config)
-        optimizers.set_rate(self.optimizer, learning_rate)
-        parts = self._losses(batch)
-        found = {name: float(value.detach()) for name, value in parts.items()}
-        step = Step(epoch + 1, number + 1, batch.images, found, learning_rate, 0.0, 0.0, 0.0)
-        if not math.isfinite(step.loss):
-            raise TrainingError(not_finite("loss", step, batch.image_ids))
-        total = torch.stack(list(parts.values())).sum() * (batch.weight * self.worker.world_size)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        norm = self._update()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise TrainingError(not_finite("gradient", step, batch.image_ids))
-        self._report(step)
-        return replace(step, gradient_norm=norm, parts={name: part * batch.weight for name, part in found.items()})
+    def _last_good(self) -> str:
+        self.writer.wait()
+        saved = state.newest(self.job.folder)
+        if saved is None:
+            return "no checkpoint had been written yet"
+        return f"the last good checkpoint is {step_folder(self.job.folder, saved.standing.step)}"
 
-    def _losses(self, batch: Batch) -> objectives.Parts:
-        images = [sample.image.to(self.device, non_blocking=True) for sample in batch.samples]
-        targets = [{k: v.to(self.device, non_blocking=True) for k, v in s.target.items()} for s in batch.samples]
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            if self.job.spec.task != "semantic":
-                return objectives.detection(self.parallel, images, targets)
-            loss = objectives.criterion(self.job.config, self.job.labels)
-            return objectives.semantic(self.parallel, images, targets, self.rule, loss)
-
-    def _update(self) -> float:
-        """Apply the gradients and return their length; fp16's scaler skips steps that overflow, as it should."""
-        self.scaler.unscale_(self.optimizer)
-        norm = optimizers.gradient_norm(self.network.parameters(), self.job.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
-
-    def _report(self, step: Step) -> None:
+    def _advance(self, step: Step) -> None:
+        """Note a step, tell of it, and write a checkpoint where one is due."""
+        ended = self.standing.step_of_epoch + 1 == self.steps_of_epoch
+        self.standing = replace(
+            self.standing,
+            step=step.step,
+            epoch=self.standing.epoch + ended,
+            step_of_epoch=0 if ended else self.standing.step_of_epoch + 1,
+        )
         if self.worker.rank == 0:
             detail = f"epoch {step.epoch}/{self.job.config.epochs}, loss {step.loss:.3f}"
-            self.worker.report(Progress("train", step.step, self.total, "steps", detail))
+            self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail))
+        every = self.job.config.checkpoint_every
+        if self._over() or (step.step % every == 0 if every else ended):
+            self._save()
 
-    def finish(self) -> Trained:
-        """Publish, if this is the first worker, and sum up."""
-        digest, size = publish(self.job, self.network, self.steps) if self.worker.rank == 0 else ("", 0)
-        failures = {i: f"image {i} ({f.stage}): {f.message}" for i, f in self.data.unreadable.items()}
-        unreadable = merge_over_workers(failures, self.worker.world_size)
+    def _save(self) -> None:
+        """Sum up what the workers noted, and let the first one begin to write a checkpoint."""
+        workers = self.worker.world_size
+        whole = sum_over_workers(self.noted, workers, self.stepper.device)
+        self.table = pa.concat_tables([self.table, steps_table(self.job, whole)])
+        self.noted = []
+        own = {str(i): f"image {i} ({f.stage}): {f.message}" for i, f in self.data.unreadable.items()}
+        unreadable = {**self.standing.unreadable, **merge_over_workers(own, workers)}
+        self.standing = replace(self.standing, unreadable=unreadable)
+        if self.worker.rank == 0:
+            weights, rest = state.frozen(self.stepper.weights()), state.frozen(self.stepper.state())
+            self.writer.put(Snapshot(self.standing, identity(self.job), weights, rest, self.table))
+
+    def _finish(self) -> Trained:
+        """Publish the best weights, the last ones if none were validated, and sum up."""
+        self.writer.wait()
+        standing = self.standing
+        data = b""
+        if self.worker.rank == 0:
+            data = self._read(standing.best_step or standing.step).weights
+            publish(self.job, data, self.table)
         return Trained(
-            digest,
-            size,
-            tuple(self.losses),
-            len(self.steps),
-            sum(step.seconds for step in self.steps),
-            sum(step.wait_seconds for step in self.steps),
-            tuple(unreadable[i] for i in sorted(unreadable)),
+            state.digest(data),
+            len(data),
+            tuple(losses_by_epoch(self.table)),
+            standing.step,
+            sum(self.table["seconds"].to_pylist()),
+            sum(self.table["wait_seconds"].to_pylist()),
+            tuple(standing.unreadable[i] for i in sorted(standing.unreadable, key=int)),
+            self.resumed_from,
         )
 
-
-def open_device(name: str) -> torch.device:
-    """The device called `name`.
-
-    Raises:
-        ConfigError: it is a GPU and torch sees none.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--gpus-per-worker asks for a GPU, but torch sees none on the worker: set it to 0, or mend the driver"
-        )
-    return device
-
-
-def not_finite(what: str, step: Step, image_ids: Sequence[int]) -> str:
-    """Say what stopped the run, on which images, and what to try."""
-    found = ", ".join(f"{name} {value:.4g}" for name, value in step.parts.items())
-    ids = ", ".join(map(str, image_ids[:20])) + (f" and {len(image_ids) - 20} more" if len(image_ids) > 20 else "")
-    return (
-        f"the {what} is not a finite number any more at epoch {step.epoch}, step {step.step} ({found}), on the images "
-        f"{ids or '(none)'}: look at their annotations, or lower --learning-rate (it was {step.learning_rate:.3g})"
-    )
-
-
-def sum_over_workers(steps: Sequence[Step], workers: int, device: torch.device) -> list[Step]:
-    """Steps with the losses of all workers: each worker noted its own share. All of them must call this."""
-    if workers == 1:
-        return list(steps)
-    names = list(steps[0].parts)
-    sums: Tensor = torch.tensor([[step.parts[name] for name in names] for step in steps], dtype=torch.float64).to(
-        device
-    )
-    dist.all_reduce(sums)
-    found = sums.tolist()
-    return [replace(step, parts=dict(zip(names, row, strict=True))) for step, row in zip(steps, found, strict=True)]
-
-
-def merge_over_workers(found: dict[int, str], workers: int) -> dict[int, str]:
-    """What all workers found. All of them must call this."""
-    if workers == 1:
-        return found
-    parts: list[dict[int, str]] = [{} for _ in range(workers)]
-    dist.all_gather_object(parts, found)
-    return {key: text for part in parts for key, text in part.items()}
+    def close(self) -> None:
+        """Let a checkpoint that is being written come to its end."""
+        self.writer.close()

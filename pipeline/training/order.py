@@ -2,7 +2,9 @@
 
 An epoch of N images and a global batch of B (all workers together) has ceil(N / B) steps. Its images are spread over
 them as evenly as whole numbers allow, so there is no small last step, and every image is seen exactly once. The images
-of a step are in turn spread over the workers; where a step has fewer images than there are workers, some have none.
+of a step are in turn spread over its slots: batches that are computed one by one, each with statistics and random
+numbers of its own. The slots are shared out to the workers, so that fewer workers compute the same, only longer; where
+a step has fewer images than slots, some slots are empty.
 """
 
 from __future__ import annotations
@@ -24,10 +26,16 @@ def epoch_steps(images: int, global_batch: int, seed: int, epoch: int) -> list[N
     return list(np.array_split(order, steps_per_epoch(images, global_batch)))
 
 
-def share(step: Numbers, rank: int, workers: int) -> Numbers:
-    """The part of a step that worker `rank` of `workers` computes; sizes differ by one at most."""
-    part: Numbers = np.array_split(step, workers)[rank]
-    return part
+def slots_of(rank: int, workers: int, slots: int) -> range:
+    """The slots of each step that worker `rank` of `workers` computes; their numbers differ by one at most."""
+    first, rest = divmod(slots, workers)
+    begin = rank * first + min(rank, rest)
+    return range(begin, begin + first + (rank < rest))
+
+
+def cut(step: Numbers, slots: int) -> list[Numbers]:
+    """The images of a step, slot by slot; sizes differ by one at most."""
+    return list(np.array_split(step, slots))
 
 
 def mirrored(seed: int, epoch: int, image_id: int) -> bool:
@@ -35,6 +43,6 @@ def mirrored(seed: int, epoch: int, image_id: int) -> bool:
     return bool(np.random.default_rng([seed, epoch, abs(image_id)]).integers(2))
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, slot: int) -> int:
     """Seed of everything random inside the network at a step, so that no generator's state has to be carried along."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0])

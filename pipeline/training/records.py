@@ -3,6 +3,7 @@
 ::
 
     checkpoints/<run>/run.json             settings and their fingerprint, created exclusively
+                      step-000123/...      checkpoints on the way, see `pipeline.training.state`
                       model.safetensors    weights, model, options and labels: `predict --weights` takes it or the folder
                       training.parquet     one row a step
                       train.json           the report; readers take a folder with it for whole
@@ -10,15 +11,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
-from torch import nn
 
-from models.weights import Checkpoint, save
+from models.weights import Checkpoint
 from pipeline import runs, storage, tables
 from pipeline.errors import RunError
 from pipeline.networks import CHECKPOINT
@@ -27,21 +28,6 @@ from pipeline.warehouse import read_json, to_json
 
 LISTED = 100
 """Unreadable images that train.json names."""
-TRAINING = pa.schema(
-    [
-        pa.field("run", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("epoch", pa.int32(), nullable=False),  # 1, 2, ...
-        pa.field("step", pa.int64(), nullable=False),  # 1, 2, ..., over all epochs
-        pa.field("images", pa.int32(), nullable=False),  # of all workers
-        pa.field("loss", pa.float64(), nullable=False),  # mean over the workers' images
-        pa.field("parts", pa.map_(pa.string(), pa.float64()), nullable=False),  # of which the loss is the sum
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("gradient_norm", pa.float64(), nullable=False),  # before it was shortened
-        pa.field("seconds", pa.float64(), nullable=False),  # of the first worker
-        pa.field("wait_seconds", pa.float64(), nullable=False),  # of which it waited for data
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,8 @@ class Step:
     gradient_norm: float
     seconds: float
     wait_seconds: float
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """By the optimizer's group."""
 
     @property
     def loss(self) -> float:
@@ -78,6 +66,8 @@ class Trained:
     """Of which this worker waited for data."""
     unreadable: tuple[str, ...]
     """Images that could not be read, and why; left out."""
+    resumed_from: int = 0
+    """Step of the checkpoint that the last attempt began with; 0 = from the start."""
 
 
 def claim(job: TrainJob) -> dict[str, Any] | None:
@@ -103,23 +93,27 @@ def claim(job: TrainJob) -> dict[str, Any] | None:
     return dict(read_json(done)) if storage.exists(done) else None
 
 
-def publish(job: TrainJob, model: nn.Module, steps: Sequence[Step]) -> tuple[str, int]:
-    """Write the table of the steps and the checkpoint.
+def identity(job: TrainJob) -> Checkpoint:
+    """What a checkpoint of the run says of itself."""
+    return Checkpoint(job.config.model, job.options, job.labels)
 
-    Returns:
-        SHA-256 and bytes of the checkpoint.
-    """
-    storage.publish(storage.join(job.folder, "training.parquet"), tables.to_bytes(steps_table(job, steps)))
-    data = save(model, Checkpoint(job.config.model, job.options, job.labels))
-    storage.publish(storage.join(job.folder, CHECKPOINT), data)
-    return hashlib.sha256(data).hexdigest(), len(data)
+
+def publish(job: TrainJob, weights: bytes, steps: pa.Table) -> None:
+    """Write the table of the steps and the weights."""
+    storage.publish(storage.join(job.folder, "training.parquet"), tables.to_bytes(steps))
+    storage.publish(storage.join(job.folder, CHECKPOINT), weights)
 
 
 def steps_table(job: TrainJob, steps: Sequence[Step]) -> pa.Table:
-    """Lay the steps out as `TRAINING`."""
+    """Lay the steps out as `tables.TRAINING`."""
     names = {"run": job.run, "dataset": job.config.dataset}
-    rows = [{**names, **asdict(s), "loss": s.loss, "parts": list(s.parts.items())} for s in steps]
-    return tables.from_rows(rows, TRAINING)
+    return tables.from_rows([{**names, **_row(step)} for step in steps], tables.TRAINING)
+
+
+def _row(step: Step) -> dict[str, Any]:
+    maps = {"parts": list(step.parts.items()), "learning_rates": list(step.learning_rates.items())}
+    speed = step.images / step.seconds if step.seconds else None
+    return {**asdict(step), "loss": step.loss, "images_per_second": speed, **maps}
 
 
 def finish(job: TrainJob, report: Mapping[str, Any], trained: Trained) -> None:
@@ -139,8 +133,17 @@ def finish(job: TrainJob, report: Mapping[str, Any], trained: Trained) -> None:
     storage.publish(storage.join(job.folder, "train.json"), to_json(document))
 
 
-def epoch_losses(steps: Sequence[Step]) -> dict[str, float]:
-    """Mean loss, and mean of each part, over the images of `steps`."""
-    images = sum(step.images for step in steps)
-    means = {name: sum(s.parts[name] * s.images for s in steps) / images for name in steps[0].parts}
+def losses_by_epoch(table: pa.Table) -> list[dict[str, float]]:
+    """Epoch, mean loss and mean of each part, for each epoch of a table of steps."""
+    rows = table.select(["epoch", "images", "parts"]).to_pylist()
+    groups = groupby(rows, key=itemgetter("epoch"))
+    return [
+        {"epoch": epoch, **epoch_losses([(r["images"], dict(r["parts"])) for r in group])} for epoch, group in groups
+    ]
+
+
+def epoch_losses(steps: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Mean loss, and mean of each part, over the images of steps: (images, parts) each."""
+    images = sum(number for number, _ in steps)
+    means = {name: sum(parts[name] * number for number, parts in steps) / images for name in steps[0][1]}
     return {"loss": sum(means.values()), **means}

@@ -9,6 +9,7 @@ import torch
 
 from models.spec import InputRule
 from pipeline.errors import DatasetError
+from pipeline.executors import ExecutorConfig
 from pipeline.training.config import TrainConfig
 from pipeline.training.data import TrainingData
 from pipeline.training.job import prepare
@@ -17,31 +18,56 @@ from tests.training.conftest import IMAGES
 Make = Callable[..., TrainConfig]
 
 
+def up_to(workers: int) -> ExecutorConfig:
+    return ExecutorConfig(kind="ray", workers=f"1:{workers}")
+
+
 def opened(config: TrainConfig) -> TrainingData:
     return TrainingData(prepare(config), InputRule())
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_share_every_image_of_an_epoch_once(config: Make, workers: int) -> None:
-    data = opened(config(batch_size=3))
+    data = opened(config(batch_size=3, executor=up_to(3)))
     epochs = [list(data.epoch(0, rank, workers)) for rank in range(workers)]
     assert len({len(epoch) for epoch in epochs}) == 1
-    assert sorted(i for epoch in epochs for batch in epoch for i in batch.image_ids) == list(range(1, IMAGES + 1))
-    for batches in zip(*epochs, strict=True):
-        assert sum(batch.weight for batch in batches) == pytest.approx(1)
+    assert sorted(i for epoch in epochs for share in epoch for i in share.image_ids) == list(range(1, IMAGES + 1))
+    for shares in zip(*epochs, strict=True):
+        assert sum(batch.weight for share in shares for batch in share.batches) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_fewer_workers_compute_the_same_batches(config: Make, accumulate: int) -> None:
+    data = opened(config(batch_size=2, accumulate=accumulate, executor=up_to(3)))
+    found = [
+        [[(b.slot, b.image_ids) for share in shares for b in share.batches] for shares in zip(*epochs, strict=True)]
+        for workers in (1, 2, 3)
+        for epochs in [[list(data.epoch(0, rank, workers)) for rank in range(workers)]]
+    ]
+    assert found[0] == found[1] == found[2]
+    assert max(len(ids) for step in found[0] for _, ids in step) <= 2
+
+
+@pytest.mark.parametrize("begin", [0, 2, 5])
+def test_an_epoch_goes_on_where_it_was_left(config: Make, begin: int) -> None:
+    data = opened(config(batch_size=3))
+    whole = [share.image_ids for share in data.epoch(1, 0, 1)]
+    assert [share.image_ids for share in data.epoch(1, 0, 1, begin)] == whole[begin:]
 
 
 def test_a_worker_without_an_image_of_its_own_computes_on_a_blank(config: Make) -> None:
-    data = opened(config(batch_size=1))
-    batches = [list(data.epoch(0, rank, 5)) for rank in range(5)]
-    idle = [batch for epoch in batches for batch in epoch if not batch.image_ids]
+    data = opened(config(batch_size=1, executor=up_to(5)))
+    shares = [list(data.epoch(0, rank, 5)) for rank in range(5)]
+    idle = [share.batches[0] for epoch in shares for share in epoch if not share.image_ids]
     assert len(idle) == 4 * 5 - IMAGES
     assert {(batch.weight, len(batch.samples)) for batch in idle} == {(0.0, 2)}
 
 
 def test_images_are_mirrored_in_some_epochs(config: Make) -> None:
     data = opened(config(batch_size=IMAGES))
-    seen = [dict(zip(b.image_ids, b.samples, strict=True)) for e in range(6) for b in data.epoch(e, 0, 1)]
+    seen = [
+        dict(zip(b.image_ids, b.samples, strict=True)) for e in range(6) for s in data.epoch(e, 0, 1) for b in s.batches
+    ]
     variants = {tuple(epoch[3].target["boxes"][0].tolist()) for epoch in seen}
     assert len(variants) == 2
 
@@ -52,7 +78,7 @@ def test_what_fits_into_memory_is_decoded_once(config: Make, folder: Path) -> No
     shutil.rmtree(folder)
     again = list(data.epoch(0, 0, 1))
     assert [b.image_ids for b in first] == [b.image_ids for b in again]
-    assert torch.equal(first[0].samples[0].image, again[0].samples[0].image)
+    assert torch.equal(first[0].batches[0].samples[0].image, again[0].batches[0].samples[0].image)
 
 
 def test_what_does_not_fit_is_read_again(config: Make, folder: Path) -> None:
@@ -67,7 +93,7 @@ def test_an_unreadable_image_is_left_out_and_noted(config: Make, folder: Path) -
     damaged = folder / "000004.png"
     damaged.write_bytes(damaged.read_bytes()[:300])
     data = opened(config(dataset="fragile", batch_size=3, max_unreadable=0.2))
-    batches = list(data.epoch(0, 0, 1))
+    batches = [batch for share in data.epoch(0, 0, 1) for batch in share.batches]
     assert sorted(i for batch in batches for i in batch.image_ids) == [1, 2, 3, 5, 6]
     assert sorted(batch.weight for batch in batches) == pytest.approx([2 / 3, 1])
     assert data.unreadable[4].stage == "decode"

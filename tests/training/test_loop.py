@@ -17,8 +17,9 @@ from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
-from pipeline.training.loop import LocalWorker, build_network, fit, open_device
+from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.records import Trained
+from pipeline.training.stepper import build_network, open_device
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]
@@ -140,9 +141,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
         trained(config(**FAILING, option=("steep_at=2",), batch_size=4))
 
 
-def test_a_full_device_is_explained(config: Make) -> None:
-    with pytest.raises(ConfigError, match=r"a batch of 8 images does not fit the memory of cpu.*lower --batch-size"):
-        trained(config(**FAILING, option=("full_at=2",)))
+@pytest.mark.parametrize(
+    ("room", "advice"), [(3, "one of 2 does: use --batch-size 2, with --accumulate"), (0, "nor does one image")]
+)
+def test_a_full_device_is_explained_with_the_batch_that_fits(config: Make, room: int, advice: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a batch of 8 images does not fit the memory of cpu.*2 GiB\); {advice}"):
+        trained(config(**FAILING, option=(f"room={room}",)))
 
 
 def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,7 @@ from pipeline import storage, tables
 from pipeline.errors import RunError
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import prepare
-from pipeline.training.loop import build_network
-from pipeline.training.records import Step, Trained, claim, epoch_losses, finish, publish
+from pipeline.training.records import Step, Trained, claim, finish, losses_by_epoch, publish, steps_table
 
 Make = Callable[..., TrainConfig]
 
@@ -21,13 +21,17 @@ def step(number: int, images: int, **parts: float) -> Step:
 STEPS = [step(1, 3, box=1.0, label=2.0), step(2, 1, box=5.0, label=0.0)]
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
-    assert epoch_losses(STEPS) == {"loss": 3.5, "box": 2.0, "label": 1.5}
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images(config: Make) -> None:
+    last = replace(step(3, 2, box=4.0, label=1.0), epoch=2)
+    assert losses_by_epoch(steps_table(prepare(config()), [*STEPS, last])) == [
+        {"epoch": 1, "loss": 3.5, "box": 2.0, "label": 1.5},
+        {"epoch": 2, "loss": 5.0, "box": 4.0, "label": 1.0},
+    ]
 
 
 def test_every_step_is_a_row(config: Make) -> None:
     job = prepare(config())
-    publish(job, build_network(job), STEPS)
+    publish(job, b"", steps_table(job, STEPS))
     table = tables.from_bytes(storage.read(f"{job.folder}/training.parquet"))
     first = table.to_pylist()[0]
     assert (first["run"], first["dataset"], first["step"], first["loss"]) == ("r", "shapes", 1, 3.0)

@@ -1,0 +1,49 @@
+"""Why a training cannot go on, in words that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from pipeline.errors import ConfigError, TrainingError
+
+NAMED = 20
+"""Image ids that a message names."""
+
+
+def not_finite(
+    what: str, epoch: int, step: int, parts: Mapping[str, float], image_ids: Sequence[int], learning_rate: float
+) -> TrainingError:
+    """Say what stopped the run at a step (both counted from 1), on which images, and what to try."""
+    found = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+    more = f" and {len(image_ids) - NAMED} more" if len(image_ids) > NAMED else ""
+    ids = ", ".join(map(str, image_ids[:NAMED])) + more
+    return TrainingError(
+        f"the {what} is not a finite number any more at epoch {epoch}, step {step} ({found}), on the images "
+        f"{ids or '(none)'}: look at their annotations, or lower --learning-rate (it was {learning_rate:.3g})"
+    )
+
+
+def out_of_memory(
+    error: torch.OutOfMemoryError, images: int, device: torch.device, fits: Callable[[int], bool]
+) -> ConfigError:
+    """Say that a batch of `images` is too large, and which one is not: each try halves it."""
+    size = images // 2
+    while size and not fits(size):
+        size //= 2
+    advice = (
+        f"one of {size} does: use --batch-size {size}, with --accumulate for as many images in a step"
+        if size
+        else "nor does one image: choose a smaller input for the model, or a smaller model"
+    )
+    reason = str(error).partition(". ")[0]
+    return ConfigError(f"a batch of {images} images does not fit the memory of {device} ({reason}); {advice}")
+
+
+def too_few_for_statistics(model: str, images: int) -> ConfigError:
+    """Say that a batch norm was given one value per channel."""
+    return ConfigError(
+        f"{model} takes statistics over the batch, and a worker's batch of {images} is too small for that: raise "
+        "--batch-size, or use fewer --workers"
+    )

@@ -1,0 +1,189 @@
+"""Checkpoints of a run under way: written whole or not there, beside the steps, and read back to go on exactly.
+
+::
+
+    checkpoints/<run>/step-000123/model.safetensors   what predicts: `predict --weights` takes it or its folder
+                                  state.pt            optimizer, moving average, loss scaling; tensors and plain values
+                                  steps.parquet       the rows of the steps so far
+                                  checkpoint.json     where the run stood, and the digests of the others: written last
+
+A folder without its checkpoint.json is none. Nothing random is kept, for it is drawn anew at each step, from the seed
+and the step's number; the order of the images follows from the seed and the epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from models.weights import Checkpoint, to_bytes
+from pipeline import storage, tables
+from pipeline.errors import StorageError
+from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below
+from pipeline.warehouse import read_json, to_json
+
+STATE = "state.pt"
+STEPS = "steps.parquet"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands after a step."""
+
+    step: int = 0
+    """Steps taken, over all epochs."""
+    epoch: int = 0
+    """Epochs that are over."""
+    step_of_epoch: int = 0
+    """Steps taken of the epoch under way."""
+    validations: tuple[Mapping[str, float], ...] = ()
+    """Figures of each validation, and the epoch and step after which it was made."""
+    best_step: int | None = None
+    """Of the best validation."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Image id -> why it could not be read."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment, on the CPU, apart from what goes on changing."""
+
+    standing: Standing
+    identity: Checkpoint
+    weights: Mapping[str, Tensor]
+    """What predicts."""
+    state: Mapping[str, Any]
+    """Whatever else the steps change: a tree of tensors and plain values."""
+    steps: pa.Table
+    """Rows of `records.TRAINING`."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint read back."""
+
+    standing: Standing
+    weights: bytes
+    state: Mapping[str, Any]
+    steps: pa.Table
+
+
+def frozen(tree: Any) -> Any:
+    """A copy on the CPU of a tree of dicts and lists, strides and all."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, Mapping):
+        return {key: frozen(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(frozen(value) for value in tree)
+    return tree
+
+
+def write(folder: str, snapshot: Snapshot) -> None:
+    """Write a checkpoint below the run's folder; what was there of the same step is replaced."""
+    place = step_folder(folder, snapshot.standing.step)
+    state = io.BytesIO()
+    torch.save(snapshot.state, state)
+    parts = {
+        CHECKPOINT: to_bytes(snapshot.weights, snapshot.identity),
+        STATE: state.getvalue(),
+        STEPS: tables.to_bytes(snapshot.steps),
+    }
+    storage.delete(storage.join(place, MANIFEST))
+    for name, data in parts.items():
+        storage.publish(storage.join(place, name), data)
+    digests = {name: {"sha256": digest(data), "bytes": len(data)} for name, data in parts.items()}
+    manifest = {"format": FORMAT, "standing": asdict(snapshot.standing), "files": digests}
+    storage.publish(storage.join(place, MANIFEST), to_json(manifest))
+
+
+def read(folder: str, step: int) -> Saved | None:
+    """The checkpoint of a step; None if it is not whole, or not as it was written."""
+    place = step_folder(folder, step)
+    try:
+        manifest = read_json(storage.join(place, MANIFEST))
+        parts = {name: storage.read(storage.join(place, name)) for name in manifest["files"]}
+    except StorageError:
+        return None
+    if any(digest(parts[name]) != about["sha256"] for name, about in manifest["files"].items()):
+        return None
+    standing = manifest["standing"]
+    try:
+        state = torch.load(io.BytesIO(parts[STATE]), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError):
+        return None
+    validations = tuple(standing.pop("validations"))
+    return Saved(
+        Standing(**standing, validations=validations), parts[CHECKPOINT], state, tables.from_bytes(parts[STEPS])
+    )
+
+
+def newest(folder: str) -> Saved | None:
+    """The last checkpoint that is whole; one that was damaged since is passed over."""
+    for step in reversed(steps_below(folder)):
+        saved = read(folder, step)
+        if saved is not None:
+            return saved
+    return None
+
+
+def sweep(folder: str, keep: int, standing: Standing) -> None:
+    """Remove all but the last `keep` checkpoints up to now, the best one, and what is not whole or of a later step."""
+    whole = [step for step in steps_below(folder) if storage.exists(storage.join(step_folder(folder, step), MANIFEST))]
+    past = [step for step in whole if step <= standing.step]
+    for step in steps_below(folder):
+        if step not in past[-keep:] and step != standing.best_step:
+            place = step_folder(folder, step)
+            storage.delete(storage.join(place, MANIFEST))
+            storage.delete_folder(place)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Writer:
+    """Writes checkpoints beside the steps, one at a time; only the copy of the state holds the steps up."""
+
+    def __init__(self, folder: str, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Begin to write, once the one before is written.
+
+        Raises:
+            StorageError: the one before could not be written.
+        """
+        self.wait()
+        self._pending = self._pool.submit(self._write, snapshot)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        write(self.folder, snapshot)
+        sweep(self.folder, self.keep, snapshot.standing)
+
+    def wait(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            StorageError: it could not be.
+        """
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def close(self) -> None:
+        """Let what is being written come to its end; how that went is of no interest any more."""
+        self._pool.shutdown()

@@ -1,0 +1,196 @@
+"""A step of training: the losses of a worker's batches, gradients averaged over all workers, and the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import models
+from models.weights import load
+from pipeline.errors import ConfigError
+from pipeline.predict import resolve_precision
+from pipeline.predictor import PRECISIONS
+from pipeline.training import failures, objectives, optimizers
+from pipeline.training.data import Batch, Share
+from pipeline.training.ema import Ema
+from pipeline.training.exchange import ids_of_workers
+from pipeline.training.job import TrainJob, Worker, read_init
+from pipeline.training.order import step_seed, steps_per_epoch
+from pipeline.training.records import Step
+
+
+def build_network(job: TrainJob) -> nn.Module:
+    """The network, its weights random by the seed or those of `init`.
+
+    Raises:
+        WeightsError: the weights of `init` do not fit.
+    """
+    network = models.build(job.config.model, len(job.labels), job.options)
+    if job.config.init is not None:
+        load(network, read_init(job.config.init), job.config.init)
+    return network
+
+
+def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
+    """The network with its convolutions' weights as NHWC in memory, if that is wanted."""
+    return network.to(memory_format=torch.channels_last) if channels_last else network
+
+
+def open_device(name: str) -> torch.device:
+    """The device called `name`.
+
+    Raises:
+        ConfigError: it is a GPU and torch sees none.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--gpus-per-worker asks for a GPU, but torch sees none on the worker: set it to 0, or mend the driver"
+        )
+    return device
+
+
+class Stepper:
+    """Holds the network and whatever the steps change."""
+
+    def __init__(self, job: TrainJob, worker: Worker) -> None:
+        self.job, self.worker = job, worker
+        self.device = open_device(worker.device)
+        self.network = laid_out(build_network(job), job.config.channels_last).to(self.device).train()
+        self.rule = job.spec.input_rule(self.network)
+        self.criterion = objectives.criterion(job.config, job.labels)
+        # Buckets that are laid out anew after the first step, as they are by default, would add three workers'
+        # gradients up in another order in a run that was resumed.
+        self.parallel = (
+            DistributedDataParallel(self.network, find_unused_parameters=True) if worker.world_size > 1 else None
+        )
+        config = job.config
+        self.optimizer = optimizers.build(config, self.network)
+        self.ema = Ema(self.network, config.ema) if config.ema else None
+        self.precision = resolve_precision(config.precision, self.device.type)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.total = config.epochs * steps_per_epoch(job.images, config.global_batch)
+
+    def step(self, share: Share, epoch: int, number: int) -> Step:
+        """Take step `number` (0, 1, ... over all epochs); the parts of its losses are those of this worker's share.
+
+        Raises:
+            TrainingError: a loss or a gradient is not a finite number.
+            ConfigError: a batch is too large for the memory, or too small for the network.
+        """
+        config = self.job.config
+        learning_rate = config.learning_rate * optimizers.rate(number, self.total, config)
+        optimizers.set_rate(self.optimizer, learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts: dict[str, float] = {}
+        for batch in share.batches:
+            with self._alone() if batch is not share.batches[-1] else nullcontext():
+                found = self._backward_or_explain(batch, epoch, number, learning_rate)
+            for name, value in found.items():
+                parts[name] = parts.get(name, 0.0) + value * batch.weight
+        norm = self._update()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            ids = ids_of_workers(share.image_ids, self.worker.world_size)
+            raise failures.not_finite("gradient", epoch + 1, number + 1, parts, ids, learning_rate)
+        rates = optimizers.rates(self.optimizer)
+        return Step(epoch + 1, number + 1, share.images, parts, learning_rate, norm, 0.0, 0.0, rates)
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Where gradients are added up in this worker, not yet averaged over all."""
+        return self.parallel.no_sync() if self.parallel else nullcontext()
+
+    def _backward_or_explain(self, batch: Batch, epoch: int, number: int, learning_rate: float) -> dict[str, float]:
+        """Add the gradients of a batch up, by its share of the step, and give the parts of its loss."""
+        try:
+            torch.manual_seed(step_seed(self.job.config.seed, number, batch.slot))
+            losses = self._losses(self.parallel or self.network, batch)
+            values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
+            found: dict[str, float] = dict(zip(losses, values, strict=True))
+            if not math.isfinite(sum(values)):
+                raise failures.not_finite("loss", epoch + 1, number + 1, found, batch.image_ids, learning_rate)
+            self._backward(losses, batch.weight * self.worker.world_size)
+        except torch.OutOfMemoryError as error:
+            raise failures.out_of_memory(
+                error, len(batch.samples), self.device, lambda images: self._fits(batch, images)
+            ) from None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise failures.too_few_for_statistics(self.job.config.model, len(batch.samples)) from None
+        return found
+
+    def _losses(self, network: nn.Module, batch: Batch) -> objectives.Parts:
+        images = [sample.image.to(self.device, non_blocking=True) for sample in batch.samples]
+        targets = [{k: v.to(self.device, non_blocking=True) for k, v in s.target.items()} for s in batch.samples]
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            if self.job.spec.task != "semantic":
+                return objectives.detection(network, images, targets)
+            return objectives.semantic(network, images, targets, self.rule, self.criterion)
+
+    def _backward(self, losses: objectives.Parts, weight: float) -> None:
+        total = torch.stack(list(losses.values())).sum() * weight
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+
+    def _fits(self, batch: Batch, images: int) -> bool:
+        """Whether the memory is enough for the first `images` of a batch; leaves the gradients useless."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        part = Batch(batch.slot, batch.image_ids[:images], batch.samples[:images], 1.0)
+        try:
+            self._backward(self._losses(self.network, part), 1.0)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _update(self) -> float:
+        """Apply the gradients and return their length; fp16's scaler skips steps that overflow, as it should."""
+        self.scaler.unscale_(self.optimizer)
+        norm = optimizers.gradient_norm(self.network.parameters(), self.job.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.network)
+        return norm
+
+    @contextmanager
+    def predicting(self) -> Iterator[nn.Module]:
+        """The network as it is validated and published: the average if there is one, the same on every worker.
+
+        Statistics of norms are the first worker's; the others' are those of their own last images.
+        """
+        with self.ema.applied(self.network) if self.ema else nullcontext():
+            if self.worker.world_size > 1:
+                for buffer in self.network.buffers():
+                    dist.broadcast(buffer, 0)
+            yield self.network
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predicts, by name."""
+        return self.ema.average if self.ema else self.network.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """Whatever the steps change beside the weights that predict."""
+        averaged = {"network": self.network.state_dict(), "updates": self.ema.updates} if self.ema else {}
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **averaged}
+
+    def restore(self, weights: bytes, state: Mapping[str, Any], where: str) -> None:
+        """Go on where `weights` and `state` were taken.
+
+        Raises:
+            WeightsError: they are another network's.
+        """
+        load(self.network, weights, where)
+        if self.ema:
+            self.ema.load_state_dict({"updates": state["updates"], "average": self.network.state_dict()})
+            self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.weights import Checkpoint
+from pipeline import storage, tables
+from pipeline.errors import TrainingError
+from pipeline.execution import Progress
+from pipeline.networks import NetworkConfig, resolve
+from pipeline.train import train
+from pipeline.training import state
+from pipeline.training.config import TrainConfig
+from pipeline.training.job import TrainJob, prepare
+from pipeline.training.loop import LocalWorker, fit
+from pipeline.training.state import Snapshot, Standing
+from tests.training.conftest import FAILING, SEMANTIC
+
+Make = Callable[..., TrainConfig]
+TIMES = ["seconds", "wait_seconds", "images_per_second", "run"]
+
+
+def snapshot(step: int, **standing: Any) -> Snapshot:
+    weights = {"w": torch.full((2,), float(step))}
+    table = tables.from_rows([], tables.TRAINING)
+    return Snapshot(Standing(step=step, **standing), Checkpoint("m", {}, ("a",)), weights, {"lr": [0.1]}, table)
+
+
+def steps(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def rows(job: TrainJob) -> list[dict[str, Any]]:
+    """The run's table, but for the times."""
+    return tables.from_bytes(storage.read(f"{job.folder}/training.parquet")).drop_columns(TIMES).to_pylist()
+
+
+def interrupted(job: TrainJob, at: int) -> None:
+    """Train until step `at` is told of, and stop there."""
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "train" and progress.done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, LocalWorker(listener=stop))
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    written = snapshot(3, epoch=1, step_of_epoch=1, validations=({"AP": 0.1},), best_step=2, unreadable={"7": "gone"})
+    state.write(str(tmp_path), written)
+    saved = state.newest(str(tmp_path))
+    assert saved is not None
+    assert (saved.standing, saved.state) == (written.standing, {"lr": [0.1]})
+
+
+def test_strides_stay_what_they_were() -> None:
+    tensor = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    copied = state.frozen({"a": [tensor]})["a"][0]
+    assert copied.stride() == tensor.stride()
+    assert copied.data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors", "state.pt", "steps.parquet"])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    for step in (1, 2):
+        state.write(str(tmp_path), snapshot(step))
+    part = tmp_path / "step-000002" / name
+    part.unlink() if damage == "lost" else part.write_bytes(part.read_bytes()[:-2])
+    saved = state.newest(str(tmp_path))
+    assert saved is not None
+    assert saved.standing.step == 1
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    writer = state.Writer(str(tmp_path), keep=2)
+    for step in (1, 2, 3, 4, 5):
+        writer.put(snapshot(step, best_step=2 if step >= 2 else None))
+    writer.close()
+    assert steps(tmp_path) == ["step-000002", "step-000004", "step-000005"]
+
+
+def test_orphans_and_what_lies_ahead_are_swept(tmp_path: Path) -> None:
+    for step in (1, 2, 9):
+        state.write(str(tmp_path), snapshot(step))
+    (tmp_path / "step-000002" / "checkpoint.json").unlink()
+    state.sweep(str(tmp_path), keep=5, standing=Standing(step=3))
+    assert steps(tmp_path) == ["step-000001"]
+
+
+def test_a_checkpoint_that_could_not_be_written_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    writer = state.Writer(str(tmp_path / "file"), keep=1)
+    writer.put(snapshot(1))
+    with pytest.raises(state.StorageError, match="file"):
+        writer.put(snapshot(2))
+    writer.close()
+
+
+DETECTOR = {"epochs": 3, "batch_size": 4, "accumulate": 2, "ema": 0.9}
+SGD = {**SEMANTIC, "epochs": 3, "batch_size": 4, "optimizer": "sgd", "precision": "fp16"}
+
+
+@pytest.mark.parametrize("settings", [DETECTOR, SGD])
+@pytest.mark.parametrize("every", [0, 1, 4])
+def test_a_run_that_was_stopped_goes_on_to_the_bit(config: Make, settings: dict[str, Any], every: int) -> None:
+    whole = prepare(config(run="whole", **settings))
+    expected = fit(whole, LocalWorker())
+    job = prepare(config(run="cut", checkpoint_every=every, **settings))
+    at = expected.steps - 1
+    interrupted(job, at)
+    found = fit(job, LocalWorker())
+    assert found.resumed_from > 0
+    assert found.sha256 == expected.sha256
+    assert rows(job) == rows(whole)
+
+
+def test_a_run_under_way_predicts_with_its_last_checkpoint(config: Make, warehouse: str) -> None:
+    job = prepare(config(epochs=3, batch_size=8))
+    interrupted(job, 5)
+    places = [job.folder, f"{job.folder}/step-000004", f"{job.folder}/step-000004/model.safetensors"]
+    found = {resolve(NetworkConfig(weights=place)).sha256 for place in places}
+    assert len(found) == 1
+
+
+def test_a_failed_run_names_the_last_good_checkpoint(config: Make) -> None:
+    settings = config(**FAILING, option=("nan_at=3",), batch_size=8, epochs=2)
+    with pytest.raises(TrainingError, match=r"images \d+.*the last good checkpoint is .*/checkpoints/r/step-000002$"):
+        train(settings)
+    with pytest.raises(TrainingError, match="no checkpoint had been written yet"):
+        train(replace(settings, run="s", option=("nan_at=1",)))
+
+
+def test_what_could_not_be_read_before_is_still_known(config: Make, folder: Path) -> None:
+    (folder / "000004.png").write_bytes(b"not an image")
+    job = prepare(config(**SEMANTIC, dataset="fragile", max_unreadable=0.2, batch_size=2, checkpoint_every=1))
+    interrupted(job, 3)
+    assert [text[:7] for text in fit(job, LocalWorker()).unreadable] == ["image 4"]
