@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from models.darknet.anchors import shape_iou
 from models.darknet.cfg import Section
 from models.darknet.heads import Decoder, Level
 
@@ -203,12 +204,6 @@ def coordinate_errors(decoder: Decoder, values: Tensor, aim: Tensor) -> Tensor:
     entropy = -(torch.xlogy(wanted, wanted) + torch.xlogy(1 - wanted, 1 - wanted))
     xy = F.binary_cross_entropy_with_logits(decoder.logit(values[..., :2]), wanted, reduction="none") - entropy
     return torch.cat([xy, (values[..., 2:4] - aim[..., 2:]) ** 2 / 2], dim=-1)
-
-
-def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
-    """IoU (T, A) of boxes of `sizes` (T, 2) and `others` (A, 2), laid upon one another by their centres."""
-    shared = torch.minimum(sizes[:, None], others).prod(dim=2)
-    return shared / (sizes.prod(dim=1)[:, None] + others.prod(dim=1) - shared)
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
