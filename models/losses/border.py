@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,9 @@ def border_weights(
     """
     nearest = np.full((2, *instances_hw.shape), np.inf)
     margin = math.ceil(REACH * sigma)
-    for number, window in enumerate(ndimage.find_objects(instances_hw), start=1):
-        if window is None:
+    windows: Sequence[tuple[slice, ...] | None] = ndimage.find_objects(instances_hw)
+    for number, window in enumerate(windows, start=1):
+        if window is None:  # no object has this number
             continue
         around = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in window)
         distance = ndimage.distance_transform_edt(instances_hw[around] != number)
