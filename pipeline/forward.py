@@ -46,7 +46,7 @@ class Forward:
             logits = self.model(batch)["out"]
         sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
         maps = restore(logits.float(), self.rule, sizes)
-        return [from_semantic(m, image) for m, image in zip(maps, images, strict=True)]
+        return [from_semantic(m.softmax(0), image) for m, image in zip(maps, images, strict=True)]
 
     def _tensor(self, image: Decoded) -> Tensor:
         """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""

@@ -151,7 +151,7 @@ def regions(classes_hw: npt.NDArray[np.integer[Any]], values: Iterable[int]) -> 
     ends = np.concatenate([starts[1:], [labels.size]])[: starts.size]
     found = labels[starts]
     picks = {int(value): found == value for value in values}
-    return {v: _from_runs(starts[pick], ends[pick], height, width) for v, pick in picks.items() if pick.any()}
+    return {v: from_runs(starts[pick], ends[pick], height, width) for v, pick in picks.items() if pick.any()}
 
 
 def paste(
@@ -179,7 +179,7 @@ def paste(
     x0, x1 = max(left, 0), min(right + 1, width)
     y0, y1 = max(top, 0), min(bottom + 1, height)
     if x0 >= x1 or y0 >= y1:
-        return _from_runs(np.zeros(0, np.int64), np.zeros(0, np.int64), height, width)
+        return from_runs(np.zeros(0, np.int64), np.zeros(0, np.int64), height, width)
     drawn = _stretch(probability_mm, high, wide)[y0 - top : y1 - top, x0 - left : x1 - left]
     return _place(drawn > threshold, x0, y0, height, width)
 
@@ -208,23 +208,22 @@ def _stretch(probability_mm: npt.NDArray[np.floating[Any]], high: int, wide: int
 def _place(crop_hw: npt.NDArray[np.bool_], x0: int, y0: int, height: int, width: int) -> Rle:
     """Encode a crop whose top left corner lies at (x0, y0): its columns' runs are shifted, nothing else is touched."""
     high, wide = crop_hw.shape
-    columns = np.zeros((wide, high + 1), np.int8)  # a 0 below each column keeps its runs from the next one's
-    columns[:, :high] = crop_hw.T
-    edges = np.flatnonzero(np.diff(columns.ravel(), prepend=np.int8(0)))
-    column, row = np.divmod(edges, high + 1)
-    places = (column + x0) * height + row + y0
-    return _from_runs(places[::2], places[1::2], height, width)
+    pixels = np.zeros(wide * (high + 1) + 1, bool)  # a 0 above each column keeps its runs from the last one's
+    pixels[:-1].reshape(wide, high + 1)[:, 1:] = crop_hw.T
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1])
+    places = edges + edges // (high + 1) * (height - high - 1) + (x0 * height + y0)
+    return from_runs(places[::2], places[1::2], height, width)
 
 
-def _from_runs(starts: Ints, ends: Ints, height: int, width: int) -> Rle:
+def from_runs(starts: Ints, ends: Ints, height: int, width: int) -> Rle:
     """Encode runs [start, end) of column-major pixel numbers, ascending; runs that touch are joined."""
-    apart = starts[1:] != ends[:-1]
-    if starts.size:
-        starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
-    edges = np.stack([starts, ends], axis=1).ravel()
-    lengths = np.diff(edges, prepend=0)
-    rest = height * width - (int(edges[-1]) if edges.size else 0)
-    return _compress(np.append(lengths, rest) if rest else lengths, height, width)
+    edges = np.zeros(2 * starts.size + 2, dtype=np.int64)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, ends, height * width
+    apart = edges[2:-2:2] != edges[3:-1:2]
+    if not apart.all():
+        edges = edges[np.concatenate([[True, True], np.repeat(apart, 2), [True, True]])]
+    lengths = edges[1:] - edges[:-1]
+    return _compress(lengths if lengths[-1] else lengths[:-1], height, width)
 
 
 def _compress(lengths: Ints, height: int, width: int) -> Rle:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from pipeline import masks, tables
@@ -16,6 +15,8 @@ from pipeline.categories import LabelMap
 from pipeline.decode import Decoded, mask_to_stored_frame, to_stored_frame
 from pipeline.fetch import Failure
 from pipeline.masks import Rle
+from pipeline.postprocess import PostProcessing, decide, regions
+from pipeline.spans import Canvas, to_rle
 
 
 @dataclass(frozen=True)
@@ -71,23 +72,38 @@ def _turned(rle: Rle, orientation: int) -> Rle:
     return rle if orientation == 1 else masks.encode(mask_to_stored_frame(masks.decode(rle), orientation))
 
 
-def from_semantic(logits_khw: Tensor, decoded: Decoded) -> ImageRows:
-    """Take one region a class from a semantic model; its score is the mean probability over its pixels.
+def from_semantic(
+    probability_khw: Tensor,
+    decoded: Decoded,
+    wanted: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
+) -> ImageRows:
+    """Take one region a class, or one object a connected part, from a semantic model.
 
     Args:
-        logits_khw: (K, H, W) at the upright image's size; class 0 is the background and gives no row.
+        probability_khw: (K, H, W) at the upright image's size; class 0 is the background and gives no row.
+
+    Raises:
+        FloatingPointError: a probability is not finite.
     """
-    if not torch.isfinite(logits_khw).all():
-        raise FloatingPointError("the model gave logits that are not finite numbers")
-    probability, classes = logits_khw.float().softmax(0).max(0)
-    present = [int(c) for c in torch.unique(classes).tolist() if c != 0]
-    scores = np.array([float(probability[classes == c].double().mean()) for c in present])
+    canvas = Canvas(decoded.height, decoded.width)
+    classes, probability = decide(probability_khw, wanted.thresholds)
+    turned = mask_to_stored_frame(classes, decoded.orientation)
+    canvas.add(turned, mask_to_stored_frame(probability, decoded.orientation))
+    return from_canvas(canvas, wanted)
+
+
+def from_canvas(canvas: Canvas, wanted: PostProcessing) -> ImageRows:
+    """The rows of a class map in the stored image's frame.
+
+    A row's score is the mean probability over those of its pixels that the network itself gave its class.
+    """
+    found = regions(canvas.spans(), wanted)
+    scores = np.array([spans.score for _, spans in found])
     order = np.argsort(-scores, kind="stable")
-    stored = mask_to_stored_frame(classes.cpu().numpy(), decoded.orientation)
-    regions = masks.regions(stored, present)
-    rles = tuple(regions[present[i]] for i in order)
+    rles = tuple(to_rle(found[i][1]) for i in order)
     boxes = np.array([masks.bbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
-    return ImageRows("region", np.array(present, dtype=np.int64)[order], scores[order], boxes, rles)
+    labels = np.array([label for label, _ in found], dtype=np.int64)[order]
+    return ImageRows("instance" if wanted.components else "region", labels, scores[order], boxes, rles)
 
 
 def predictions_table(found: Mapping[int, ImageRows], labels: LabelMap) -> pa.Table:
