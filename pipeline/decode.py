@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image
 
 from pipeline.errors import ConfigError, ImageError
@@ -85,15 +86,28 @@ def decode(data: bytes, policy: DecodePolicy) -> Decoded:
         )
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1) if policy.exif else 1
-        image.load()
-        for turn in UPRIGHT.get(orientation, ()):
-            image = image.transpose(turn)
-        pixels = np.asarray(_rgb(image))
+        pixels = _plain_jpeg(image, data) if orientation not in UPRIGHT else None
+        if pixels is None:
+            image.load()
+            for turn in UPRIGHT.get(orientation, ()):
+                image = image.transpose(turn)
+            pixels = np.asarray(_rgb(image))
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise ImageError(f"{image.format or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
     return Decoded(pixels, orientation if orientation in UPRIGHT else 1, height, width)
+
+
+def _plain_jpeg(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Pixels of the commonest kind, to the bit those of Pillow in less time; None = of another kind, or damaged."""
+    if image.format != "JPEG" or image.mode not in {"RGB", "L"}:
+        return None
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None  # Pillow says what it is about the file
+    return pixels
 
 
 def _open(data: bytes) -> Image.Image:

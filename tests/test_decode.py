@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 
 import numpy as np
@@ -99,3 +100,25 @@ def test_policy_refuses_a_cap_below_one() -> None:
 def test_boxes_of_upright_images_stay() -> None:
     boxes = np.array([[1.5, 2, 3, 4]])
     assert to_stored_frame(boxes, Decoded(np.zeros((8, 8, 3), np.uint8), 1, 8, 8)) is boxes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 30}], ids=str)
+def test_plain_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, object]) -> None:
+    data = images.encode(Image.fromarray(images.picture(61, 83)).convert(mode), "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode(data, DecodePolicy()).pixels, expected)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
+def test_a_truncated_jpeg_is_none(share: float) -> None:
+    data = images.encode(images.picture(200, 300), "JPEG")
+    with pytest.raises(ImageError, match="JPEG of 300x200 is damaged or truncated"):
+        decode(data[: int(len(data) * share)], DecodePolicy())
+
+
+def test_a_jpeg_with_flipped_bytes_is_read_as_pillow_does() -> None:
+    data = bytearray(images.encode(images.picture(200, 300), "JPEG"))
+    data[len(data) // 2 : len(data) // 2 + 20] = b"\x55" * 20
+    expected = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
+    np.testing.assert_array_equal(decode(bytes(data), DecodePolicy()).pixels, expected)
