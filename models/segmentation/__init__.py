@@ -1,11 +1,12 @@
 """Segmenters written here, from their papers: one file each, and one line below."""
 
-from models.segmentation import deconvnet, fcn, segnet, unet
+from models.segmentation import deconvnet, fcn, hourglass, segnet, unet
 from models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
     deconvnet.SPEC,
     *fcn.SPECS,
+    hourglass.SPEC,
     segnet.SPEC,
     unet.SPEC,
 )

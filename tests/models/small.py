@@ -18,8 +18,11 @@ class Small:
 
 
 YOLO: Mapping[str, Value] = {"width": 0.125, "input_size": 64, "score_threshold": 0.001}
+RESNET18: Mapping[str, Value] = {"backbone": "resnet18", "min_size": 64, "max_size": 96, "score_threshold": 0.001}
+ANCHORS: Mapping[str, Value] = {"smallest_anchor": 16, "anchor_sizes": 2, "proposals": 50}
 
 SMALL: dict[str, Small] = {
+    "cornernet": Small({"stacks": 2, "width": 8, "depth": 2, "blocks": 1, "image_size": 64, "score_threshold": 0.001}),
     "detr": Small(
         {
             "backbone": "resnet18",
@@ -38,6 +41,7 @@ SMALL: dict[str, Small] = {
     "efficientdet": Small(
         {"width": 16, "cells": 2, "depth": 1, "image_size": 64, "anchor_scale": 2.0, "score_threshold": 0.001}
     ),
+    "fast_rcnn": Small({**RESNET18, "hidden": 32, "dropout": 0.0, "search": "single", "proposals": 200}),
     "fcos": Small(
         {
             "backbone": "mobilenet_v2",
@@ -53,7 +57,14 @@ SMALL: dict[str, Small] = {
     "fcn32s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "fcn16s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "fcn8s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
+    "light_head_rcnn": Small({**RESNET18, **ANCHORS, "parts": 3, "thin": 4, "kernel": 5, "middle": 8, "hidden": 32}),
+    "rfcn": Small({**RESNET18, **ANCHORS, "parts": 3, "width": 32}),
     "segnet": Small({"width": 4}),
+    "unetplusplus": Small({"encoder": "mobilenet_v2", "width": 2}),
+    "pspnet": Small({"encoder": "mobilenet_v2", "width": 32}),
+    "deeplabv3plus": Small({"encoder": "mobilenet_v2", "width": 16}),
+    "fpn": Small({"encoder": "mobilenet_v2", "width": 32}),
+    "hourglass": Small({"stacks": 2, "width": 16, "depth": 2}),
     "unet": Small({"depth": 2, "width": 16}),
     "yolov2": Small(YOLO),
     "yolov2_tiny": Small(YOLO),
@@ -61,4 +72,7 @@ SMALL: dict[str, Small] = {
     "yolov3_spp": Small(YOLO),
     "yolov3_tiny": Small(YOLO),
     "yolov4_tiny": Small(YOLO),
+    "yolo_v1": Small(
+        {"backbone": "resnet18", "width": 0.05, "hidden": 64, "dropout": 0.0, "input_size": 56, "score_threshold": 0.001}
+    ),
 }

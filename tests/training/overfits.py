@@ -26,8 +26,14 @@ class Overfit:
 
 YOLO: Mapping[str, object] = {"input_size": 128}
 SLOWLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4}
+MOBILE: Mapping[str, object] = {"backbone": "mobilenet_v2", "min_size": 256, "max_size": 256}
+ANCHORS: Mapping[str, object] = {"smallest_anchor": 32, "anchor_sizes": 3, "proposals": 100}
 
 OVERFITS: dict[str, Overfit] = {
+    "cornernet": Overfit(
+        {"stacks": 1, "width": 32, "depth": 3, "blocks": 1, "image_size": 128},
+        {"epochs": 150, "learning_rate": 2e-3, "batch_size": 4},
+    ),
     "detr": Overfit(
         {
             "backbone": "resnet18",
@@ -52,6 +58,7 @@ OVERFITS: dict[str, Overfit] = {
         {"backbone": "mobilenet_v2", "width": 64, "convolutions": 2, "levels": 3, "min_size": 128, "max_size": 256},
         {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4},
     ),
+    "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "deconvnet": Overfit(
         {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 120, "learning_rate": 4e-3, "batch_size": 4}
@@ -66,7 +73,14 @@ OVERFITS: dict[str, Overfit] = {
     "fcn8s": Overfit(
         {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
     ),
+    "light_head_rcnn": Overfit(
+        {**MOBILE, **ANCHORS, "parts": 5, "thin": 8, "kernel": 7, "middle": 32, "hidden": 128}, SLOWLY
+    ),
+    "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 5, "width": 128}, SLOWLY),
     "segnet": Overfit({"width": 16}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
+    "hourglass": Overfit(
+        {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
+    ),
     "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "yolov2": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
     "yolov2_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
