@@ -63,7 +63,7 @@ SMALL: dict[str, Small] = {
     "unetplusplus": Small({"encoder": "mobilenet_v2", "width": 2}),
     "pspnet": Small({"encoder": "mobilenet_v2", "width": 32}),
     "deeplabv3plus": Small({"encoder": "mobilenet_v2", "width": 16}),
-    "fpn": Small({"encoder": "mobilenet_v2", "width": 32}),
+    "fpn": Small({"encoder": "mobilenet_v2", "width": 64}),
     "hourglass": Small({"stacks": 2, "width": 16, "depth": 2}),
     "unet": Small({"depth": 2, "width": 16}),
     "yolov2": Small(YOLO),
@@ -73,6 +73,13 @@ SMALL: dict[str, Small] = {
     "yolov3_tiny": Small(YOLO),
     "yolov4_tiny": Small(YOLO),
     "yolo_v1": Small(
-        {"backbone": "resnet18", "width": 0.05, "hidden": 64, "dropout": 0.0, "input_size": 56, "score_threshold": 0.001}
+        {
+            "backbone": "resnet18",
+            "width": 0.05,
+            "hidden": 64,
+            "dropout": 0.0,
+            "input_size": 56,
+            "score_threshold": 0.001,
+        }
     ),
 }
