@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import sigmoid_focal_loss
 
 from models.backbones import MEAN, STD, Backbone
+from models.losses.boxes import focal_loss
 from models.options import require
 from models.spec import ModelSpec
 from models.torchvision_zoo import transform_rule
@@ -170,7 +170,7 @@ def _image_losses(
     owner, count = matched[positive], positive.sum().clamp(min=1)
     truth = torch.zeros_like(logits)
     truth[positive, target["labels"][owner]] = 1
-    focal = sigmoid_focal_loss(logits, truth, _ALPHA, _GAMMA, reduction="sum") / count
+    focal = focal_loss(logits, truth, _ALPHA, _GAMMA, reduction="sum") / count
     wanted = BoxCoder(_CODE).encode_single(target["boxes"][owner].float(), anchors[positive].float())
     huber = F.huber_loss(codes[positive], wanted, delta=_HUBER_DELTA, reduction="sum") / (4 * count)
     return focal, _BOX_WEIGHT * huber

@@ -12,7 +12,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
+from torchvision.ops import box_convert, generalized_box_iou
+
+from models.losses.boxes import giou_loss
 
 NO_OBJECT_WEIGHT = 0.1
 L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
@@ -84,13 +86,8 @@ def set_loss(found: Found, truths: Sequence[Truth]) -> dict[str, Tensor]:
     return {
         "class": F.cross_entropy(logits.transpose(1, 2), labels, weights),
         "l1": L1_WEIGHT * F.l1_loss(predicted, wanted, reduction="sum") / count,
-        "giou": GIOU_WEIGHT * _giou_loss(predicted, wanted) / count,
+        "giou": GIOU_WEIGHT * giou_loss(_corners(predicted), _corners(wanted), reduction="sum") / count,
     }
-
-
-def _giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
-    loss: Tensor = generalized_box_iou_loss(_corners(predicted), _corners(wanted), reduction="sum")
-    return loss
 
 
 def _corners(boxes: Tensor) -> Tensor:
