@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline import storage
 from pipeline.execution import ProgressListener, no_progress
 from pipeline.networks import CHECKPOINT
-from pipeline.training import records
+from pipeline.training import curves, records, scores
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
@@ -43,10 +44,31 @@ class TrainReport:
     """Of the steps, all workers together, without the start."""
     data_wait: float
     """Share of that time in which the first worker waited for images."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Figures of the validation that was best, by which the weights were chosen, and its epoch and step; {} = none."""
+    initialised: str = ""
+    """What of the weights to start from was taken, and what was not."""
+    resumed_from: int = 0
+    """Step of the checkpoint that the last attempt began with; 0 = from the start."""
+    notes: list[str] = field(default_factory=list)
+    """What to know of the data, as it was told before the first step."""
+    val_split: str | None = None
+    """Split that was validated on; None = none."""
+    curves: str = ""
+    """URI of the losses and metrics as a picture."""
 
 
-def train(config: TrainConfig, progress: ProgressListener = no_progress) -> TrainReport:
+def say_nothing(note: str) -> None:
+    """Listen to no note."""
+
+
+def train(
+    config: TrainConfig, progress: ProgressListener = no_progress, tell: Callable[[str], None] = say_nothing
+) -> TrainReport:
     """Fit a network to a dataset and write its checkpoint; a run that is whole already is only reported.
+
+    Args:
+        tell: hears, before the first step, what to know of the data, a sentence at a time.
 
     Raises:
         ShardlensError: see `pipeline.training.job.prepare` and `pipeline.training.loop.fit`.
@@ -58,7 +80,10 @@ def train(config: TrainConfig, progress: ProgressListener = no_progress) -> Trai
     done = records.claim(job)
     if done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
         return TrainReport(**done["report"])
+    for note in job.notes:
+        tell(note)
     trained = launch(job, progress)
+    curves.publish(job, scores.join(job, [int(figures["step"]) for figures in trained.validations]))
     report = summary(job, trained, time.perf_counter() - begun)
     records.finish(job, asdict(report), trained)
     return report
@@ -78,6 +103,7 @@ def summary(job: TrainJob, trained: Trained, seconds: float) -> TrainReport:
     epochs = len(trained.losses)
     figures: dict[str, Any] = dict(trained.losses[-1])
     figures.pop("epoch")
+    best = next((found for found in trained.validations if found["step"] == trained.best_step), {})
     return TrainReport(
         run=job.run,
         dataset=job.config.dataset,
@@ -89,7 +115,13 @@ def summary(job: TrainJob, trained: Trained, seconds: float) -> TrainReport:
         steps=trained.steps,
         losses=figures,
         first_loss=trained.losses[0]["loss"],
+        best=dict(best),
         left_out=dict(job.left_out) | ({"unreadable images": len(trained.unreadable)} if trained.unreadable else {}),
+        initialised=trained.initialised,
+        resumed_from=trained.resumed_from,
+        notes=list(job.notes),
+        val_split=job.val_split,
+        curves=storage.join(job.folder, curves.PICTURE),
         seconds=round(seconds, 3),
         images_per_second=round(epochs * job.images / trained.seconds, 3),
         data_wait=round(trained.wait_seconds / trained.seconds, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pipeline.errors import StorageError, TrainingError
 from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.fetch import Prefetch
 from pipeline.networks import step_folder
-from pipeline.training import state
+from pipeline.training import scores, state
 from pipeline.training.data import Share, TrainingData
 from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
 from pipeline.training.job import TrainJob, Worker
@@ -22,6 +23,7 @@ from pipeline.training.order import steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
+from pipeline.training.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Loop:
         self.job, self.worker = job, worker
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
+        told = worker.report if worker.rank == 0 else no_progress
+        stepper = self.stepper
+        self.validator = (
+            Validator(job, stepper.rule, stepper.device, stepper.precision, told) if job.val_split is not None else None
+        )
         self.writer = state.Writer(job.folder, job.config.keep)
         self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)
         self.standing = Standing()
@@ -115,11 +122,15 @@ class Loop:
         return self._finish()
 
     def _over(self) -> bool:
-        return self.standing.epoch >= self.job.config.epochs
+        """Whether all epochs are over, or the last validations brought nothing better."""
+        patience, standing = self.job.config.patience, self.standing
+        since = sum(figures["step"] > (standing.best_step or 0) for figures in standing.validations)
+        return standing.epoch >= self.job.config.epochs or 0 < patience <= since
 
     def _run_epoch(self) -> None:
         """Take the steps that are left of an epoch."""
         standing, worker = self.standing, self.worker
+        self.stepper.begin(standing.epoch)
         ahead = Prefetch(self.data.epoch(standing.epoch, worker.rank, worker.world_size, standing.step_of_epoch))
         try:
             asked = time.perf_counter()
@@ -147,7 +158,7 @@ class Loop:
         return f"the last good checkpoint is {step_folder(self.job.folder, saved.standing.step)}"
 
     def _advance(self, step: Step) -> None:
-        """Note a step, tell of it, and write a checkpoint where one is due."""
+        """Note a step and tell of it; validate, and write a checkpoint, where that is due."""
         ended = self.standing.step_of_epoch + 1 == self.steps_of_epoch
         self.standing = replace(
             self.standing,
@@ -158,9 +169,31 @@ class Loop:
         if self.worker.rank == 0:
             detail = f"epoch {step.epoch}/{self.job.config.epochs}, loss {step.loss:.3f}"
             self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail))
+        validated = ended and self._validate()
         every = self.job.config.checkpoint_every
-        if self._over() or (step.step % every == 0 if every else ended):
+        if validated or self._over() or (step.step % every == 0 if every else ended):
             self._save()
+
+    def _validate(self) -> bool:
+        """Validate if it is due, and note whether this is the best so far; whether it was due."""
+        config, standing, worker = self.job.config, self.standing, self.worker
+        due = standing.epoch % config.validate_every == 0 or standing.epoch == config.epochs
+        if self.validator is None or not due:
+            return False
+        with self.stepper.predicting() as network:
+            found = self.validator(network, worker.rank, worker.world_size)
+        if worker.rank == 0:
+            scores.publish(self.job, standing.epoch, standing.step, self.validator.rows)
+        made = {"epoch": standing.epoch, "step": standing.step, **found}
+        metric = self.job.best_metric
+        best = max((figures.get(metric, -math.inf) for figures in standing.validations), default=None)
+        better = best is None or found.get(metric, -math.inf) > best
+        self.standing = replace(
+            standing,
+            validations=(*standing.validations, made),
+            best_step=standing.step if better else standing.best_step,
+        )
+        return True
 
     def _save(self) -> None:
         """Sum up what the workers noted, and let the first one begin to write a checkpoint."""
@@ -182,6 +215,7 @@ class Loop:
         data = b""
         if self.worker.rank == 0:
             data = self._read(standing.best_step or standing.step).weights
+            scores.join(self.job, [int(figures["step"]) for figures in standing.validations])
             publish(self.job, data, self.table)
         return Trained(
             state.digest(data),
@@ -192,6 +226,9 @@ class Loop:
             sum(self.table["wait_seconds"].to_pylist()),
             tuple(standing.unreadable[i] for i in sorted(standing.unreadable, key=int)),
             self.resumed_from,
+            standing.validations,
+            standing.best_step,
+            str(self.stepper.initialised or ""),
         )
 
     def close(self) -> None:

@@ -68,6 +68,12 @@ class Trained:
     """Images that could not be read, and why; left out."""
     resumed_from: int = 0
     """Step of the checkpoint that the last attempt began with; 0 = from the start."""
+    validations: tuple[Mapping[str, float], ...] = ()
+    """Figures of each validation, and the epoch and step after which it was made."""
+    best_step: int | None = None
+    """Step of the best one, whose weights were published; None = nothing was validated, they are the last ones."""
+    initialised: str = ""
+    """What of the weights to start from was taken, and what was not."""
 
 
 def claim(job: TrainJob) -> dict[str, Any] | None:
@@ -126,6 +132,7 @@ def finish(job: TrainJob, report: Mapping[str, Any], trained: Trained) -> None:
         "settings": job.settings,
         "checkpoint": {"name": CHECKPOINT, "sha256": trained.sha256, "bytes": trained.bytes},
         "losses": [dict(losses) for losses in trained.losses],
+        "validations": [dict(figures) for figures in trained.validations],
         "left_out": dict(job.left_out),
         "unreadable": list(trained.unreadable[:LISTED]),
         "report": dict(report),

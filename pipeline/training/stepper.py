@@ -24,18 +24,19 @@ from pipeline.training.exchange import ids_of_workers
 from pipeline.training.job import TrainJob, Worker, read_init
 from pipeline.training.order import step_seed, steps_per_epoch
 from pipeline.training.records import Step
+from pipeline.training.transfer import Initialised, Transfer, initialise
 
 
-def build_network(job: TrainJob) -> nn.Module:
-    """The network, its weights random by the seed or those of `init`.
+def build_network(job: TrainJob) -> tuple[nn.Module, Initialised | None]:
+    """The network, its weights random by the seed or, as far as they fit, those of `init`; and what fitted.
 
     Raises:
-        WeightsError: the weights of `init` do not fit.
+        WeightsError: nothing of `init` fits.
     """
     network = models.build(job.config.model, len(job.labels), job.options)
-    if job.config.init is not None:
-        load(network, read_init(job.config.init), job.config.init)
-    return network
+    if job.config.init is None:
+        return network, None
+    return network, initialise(network, read_init(job.config.init), job.config.init)
 
 
 def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
@@ -63,20 +64,26 @@ class Stepper:
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.job, self.worker = job, worker
         self.device = open_device(worker.device)
-        self.network = laid_out(build_network(job), job.config.channels_last).to(self.device).train()
+        network, self.initialised = build_network(job)
+        self.network = laid_out(network, job.config.channels_last).to(self.device).train()
+        self.transfer = Transfer(self.network, job.config, self.initialised)
         self.rule = job.spec.input_rule(self.network)
         self.criterion = objectives.criterion(job.config, job.labels)
-        # Buckets that are laid out anew after the first step, as they are by default, would add three workers'
-        # gradients up in another order in a run that was resumed.
-        self.parallel = (
-            DistributedDataParallel(self.network, find_unused_parameters=True) if worker.world_size > 1 else None
-        )
+        self.parallel: DistributedDataParallel | None = None
         config = job.config
-        self.optimizer = optimizers.build(config, self.network)
+        self.optimizer = optimizers.build(config, self.network, self.transfer.backbone)
         self.ema = Ema(self.network, config.ema) if config.ema else None
         self.precision = resolve_precision(config.precision, self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.total = config.epochs * steps_per_epoch(job.images, config.global_batch)
+
+    def begin(self, epoch: int) -> None:
+        """Freeze and thaw what `epoch` (0, 1, ...) wants so; before its first step, and before the first of a resumed run."""
+        changed = self.transfer.begin(epoch)
+        if self.worker.world_size > 1 and (changed or self.parallel is None):
+            # Buckets that are laid out anew after the first step, as they are by default, would add three workers'
+            # gradients up in another order in a run that was resumed.
+            self.parallel = DistributedDataParallel(self.network, find_unused_parameters=True)
 
     def step(self, share: Share, epoch: int, number: int) -> Step:
         """Take step `number` (0, 1, ... over all epochs); the parts of its losses are those of this worker's share.

@@ -11,21 +11,24 @@ from models.spec import InputRule, ModelSpec
 
 
 class PlainSegmenter(nn.Module):
-    """Two convolutions of one pixel's size, so that padding changes nothing, and a shallower classifier."""
+    """Two convolutions of one pixel's size, so that padding changes nothing; if wanted a shallower classifier, and
+    statistics over the batch of what is pooled over the image."""
 
-    def __init__(self, num_classes: int, auxiliary: bool) -> None:
+    def __init__(self, num_classes: int, auxiliary: bool, pooled: bool) -> None:
         super().__init__()
         self.body = nn.Conv2d(3, 8, 1)
         self.head = nn.Conv2d(8, num_classes, 1)
         self.auxiliary = nn.Conv2d(3, num_classes, 1) if auxiliary else None
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8)) if pooled else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        out = {"out": self.head(self.body(images).tanh())}
+        features = self.body(images).tanh()
+        out = {"out": self.head(features if self.pool is None else features + self.pool(features))}
         return out if self.auxiliary is None else {**out, "aux": self.auxiliary(images)}
 
 
-def segmenter(*, num_classes: int, auxiliary: bool = False) -> nn.Module:
-    return PlainSegmenter(num_classes, auxiliary)
+def segmenter(*, num_classes: int, auxiliary: bool = False, pooled: bool = False) -> nn.Module:
+    return PlainSegmenter(num_classes, auxiliary, pooled)
 
 
 class FailingDetector(nn.Module):
