@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 
+from models.norms import steady
 from models.options import require
 from models.spec import InputRule, ModelSpec, Published, Task
 
@@ -117,7 +118,7 @@ def _ssd(
 
 def _semantic(name: str, *, num_classes: int, aux_loss: bool = True) -> nn.Module:
     """FCN and DeepLabV3; their published weights have the auxiliary classifier that `aux_loss` adds."""
-    return _untrained(name, num_classes, aux_loss=aux_loss)
+    return steady(_untrained(name, num_classes, aux_loss=aux_loss))
 
 
 def _lraspp(name: str, *, num_classes: int) -> nn.Module:

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINES = {"ray": "pipeline/executors/", "prefect": "flows/", "duckdb": "pipeline/query.py"}
+ENGINES = {
+    "ray": "pipeline/executors/",
+    "prefect": "flows/",
+    "duckdb": "pipeline/query.py",
+    "segmentation_models_pytorch": "models/segmentation/smp.py",
+    "timm": "models/segmentation/smp.py",
+}
 MAY_IMPORT = {"models": {"models"}, "pipeline": {"models", "pipeline"}, "flows": {"models", "pipeline", "flows"}}
 SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 FILES = sorted(p.relative_to(ROOT).as_posix() for top in MAY_IMPORT for p in (ROOT / top).rglob("*.py"))

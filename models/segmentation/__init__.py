@@ -1,6 +1,6 @@
 """Segmenters written here, from their papers: one file each, and one line below."""
 
-from models.segmentation import deconvnet, fcn, hourglass, segnet, unet
+from models.segmentation import deconvnet, fcn, hourglass, segnet, smp, unet
 from models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
@@ -8,5 +8,6 @@ SPECS: tuple[ModelSpec, ...] = (
     *fcn.SPECS,
     hourglass.SPEC,
     segnet.SPEC,
+    *smp.SPECS,
     unet.SPEC,
 )

@@ -1,0 +1,39 @@
+"""Batch normalisation that a batch of one pooled value does not stop."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SteadyBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation whose running statistics stand in where a batch has but one value per channel.
+
+    One value has no variance, and torch refuses to train on it: the last image of an epoch, alone in its batch, in a
+    branch that pools the whole image.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalised features (N, C, H, W)."""
+        if self.training and features[:, 0].numel() == 1:
+            return F.batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(features)
+
+
+def steady(model: nn.Module) -> nn.Module:
+    """`model` with its batch normalisations steady; the names of its parameters and buffers stay."""
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.BatchNorm2d
+    ]
+    for parent, name, child in found:
+        setattr(parent, name, _steadied(child))
+    return model
+
+
+def _steadied(norm: nn.BatchNorm2d) -> SteadyBatchNorm2d:
+    made = SteadyBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+    made.weight, made.bias = norm.weight, norm.bias
+    return made.train(norm.training)
