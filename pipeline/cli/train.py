@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from pipeline.cli.console import Flat, Output, print_result, progress_bars
 from pipeline.train import TrainConfig, TrainReport
 from pipeline.train import train as run_train
+from pipeline.training.curves import SHOWN
 
 
 def train(config: Annotated[TrainConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008
     """Fit a model to a dataset and write a checkpoint that 'predict --weights' takes."""
     with progress_bars() as progress:
-        report = run_train(config, progress)
+        report = run_train(config, progress, note)
     print_result(report, output, lines(report))
+
+
+def note(text: str) -> None:
+    """Tell what to know of the data before the first step."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def lines(report: TrainReport) -> list[str]:
@@ -24,7 +31,11 @@ def lines(report: TrainReport) -> list[str]:
         f"  loss {report.first_loss:.4f} -> {report.losses['loss']:.4f} ({losses})",
         f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, waited {report.data_wait:.0%} for images",
         f"  {report.checkpoint}",
+        f"  {report.curves}",
     ]
+    if report.best:
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in report.best.items() if name in SHOWN)
+        said.insert(2, f"  validated on {report.val_split}, best after epoch {report.best['epoch']:.0f}: {figures}")
     if report.left_out:
         said.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
     return said

@@ -155,10 +155,22 @@ def notes(
     ]
     if found and config.strict:
         listed = "".join(f"\n  {note}" for note in found)
-        raise DatasetError(
-            f"refused by --strict, {config.dataset} as it is learnt from has {len(found)} faults:{listed}"
-        )
+        raise DatasetError(f"refused by --strict, for there is something to note of {config.dataset}:{listed}")
     return found
+
+
+def stated(config: TrainConfig, val_split: str | None, metric: str) -> str:
+    """What is validated on, and which weights are kept."""
+    if val_split is None:
+        why = (
+            "validate_every is 0"
+            if not config.validate_every
+            else f"{config.dataset} has no split for it (val or test)"
+        )
+        return f"nothing is validated, {why}: the last weights are kept"
+    often = "every epoch" if config.validate_every == 1 else f"every {config.validate_every} epochs"
+    ends = f", the run ends after {config.patience} without a better one" if config.patience else ""
+    return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
 
 
 def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:

@@ -11,9 +11,12 @@ from cyclopts import Parameter
 from pipeline.executors.config import ExecutorConfig
 from pipeline.networks import named_numbers, named_options
 from pipeline.training.augment.config import Augmentation
-from pipeline.training.optimization import Optimization
+from pipeline.training.optimization import Optimization, Optimizer, Precision, Schedule
 from pipeline.training.settings import check
 from pipeline.warehouse import WarehouseRoot
+
+__all__ = ["Optimizer", "Precision", "Schedule", "Subject", "Transfer", "TrainConfig"]
+"""The first three name the types of inherited fields, which the command line and the forms look up here."""
 
 Transfer = Literal["scratch", "feature-extractor", "fine-tune", "head-then-all"]
 LOSS_WEIGHTS = ("cross_entropy_weight", "dice_weight", "focal_weight")
@@ -80,7 +83,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
     keep: int = 2
     """Checkpoints that are kept, the last ones; the best one is kept beside them."""
     max_failures: int = 3
-    """Times that workers which died are replaced, within one command; the run goes on from the last checkpoint."""
+    """Times in a row, without a checkpoint in between, that workers which died are replaced within one command."""
     executor: Annotated[ExecutorConfig, Parameter(name="*")] = field(default_factory=ExecutorConfig)
     """Where the workers run. --workers N: exactly N; MIN:MAX: as many as there is room for, at any time of the run; none
     named: 1. A step's images, and so the result, are those of the most workers, however many there are."""
@@ -154,6 +157,11 @@ class TrainConfig(Augmentation, Optimization, Subject):
     def fewest_workers(self) -> int:
         """The fewest workers that share each step: as many as the most, unless both are named."""
         return self.executor.bounds[0] if ":" in (self.executor.workers or "") else self.workers
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.fewest_workers < self.workers
 
     @property
     def slots(self) -> int:

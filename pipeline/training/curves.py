@@ -10,9 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import charts
+from pipeline import charts, storage, tables
 from pipeline.charts import INK, PALETTE, Axis, Curve, Panel
+from pipeline.training.job import TrainJob
 
+PICTURE = "curves.png"
+"""Its name in a run's folder."""
 SHOWN = ("AP", "AP50", "AP75", "AR100", "Dice", "IoU", "pixel_accuracy")
 """Metrics that are drawn, their means over the categories."""
 PALE = "#B9C9D6"
@@ -25,6 +28,13 @@ DOTTED = 40
 
 
 Values = npt.NDArray[np.float64]
+
+
+def publish(job: TrainJob, metrics: pa.Table) -> None:
+    """Draw a run whose steps are written, beside its checkpoint."""
+    steps = tables.from_bytes(storage.read(storage.join(job.folder, "training.parquet")))
+    picture = draw(f"{job.run}: {job.config.model} on {job.config.dataset}", steps, metrics)
+    storage.publish(storage.join(job.folder, PICTURE), picture)
 
 
 def draw(title: str, steps: pa.Table, metrics: pa.Table) -> bytes:

@@ -141,7 +141,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     labels, label_of = name_labels(spec, dataset.categories)
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, config.options), _init_digest(config.init)
-    notes = tuple(checks.notes(config, spec.task, truth, images, dataset.categories, annotations))
+    faults = checks.notes(config, spec.task, truth, images, dataset.categories, annotations)
+    notes = (checks.stated(config, val_split, metric), *faults)
     job = TrainJob(
         config,
         "draft",
