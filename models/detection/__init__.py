@@ -1,9 +1,24 @@
 """Detectors written here, from their papers: one file each, and one line below."""
 
-from models.detection import cornernet, detr, efficientdet, fast_rcnn, fcos, fcos_small, light_head_rcnn, rfcn, yolo_v1
+from models.detection import (
+    convolutional_classifier,
+    cornernet,
+    detr,
+    efficientdet,
+    fast_rcnn,
+    fcos,
+    fcos_small,
+    light_head_rcnn,
+    localiser,
+    overfeat,
+    rfcn,
+    sliding_window,
+    yolo_v1,
+)
 from models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
+    convolutional_classifier.SPEC,
     cornernet.SPEC,
     detr.SPEC,
     efficientdet.SPEC,
@@ -11,6 +26,9 @@ SPECS: tuple[ModelSpec, ...] = (
     fcos.SPEC,
     fcos_small.SPEC,
     light_head_rcnn.SPEC,
+    localiser.SPEC,
+    overfeat.SPEC,
     rfcn.SPEC,
+    sliding_window.SPEC,
     yolo_v1.SPEC,
 )

@@ -21,7 +21,15 @@ YOLO: Mapping[str, Value] = {"width": 0.125, "input_size": 64, "score_threshold"
 RESNET18: Mapping[str, Value] = {"backbone": "resnet18", "min_size": 64, "max_size": 96, "score_threshold": 0.001}
 ANCHORS: Mapping[str, Value] = {"smallest_anchor": 16, "anchor_sizes": 2, "proposals": 50}
 
+WINDOWS: Mapping[str, Value] = {**RESNET18, "window": 32, "stride": 8, "scales": "1,0.5", "hidden": 32}
+
 SMALL: dict[str, Small] = {
+    "convolutional_classifier": Small(WINDOWS),
+    "overfeat": Small(WINDOWS),
+    "sliding_window": Small(WINDOWS),
+    "localiser": Small(
+        {"backbone": "resnet18", "objects": 2, "image_size": 64, "hidden": 32, "score_threshold": 0.001}
+    ),
     "cornernet": Small({"stacks": 2, "width": 8, "depth": 2, "blocks": 1, "image_size": 64, "score_threshold": 0.001}),
     "detr": Small(
         {

@@ -28,6 +28,16 @@ YOLO: Mapping[str, object] = {"input_size": 128}
 SLOWLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4}
 MOBILE: Mapping[str, object] = {"backbone": "mobilenet_v2", "min_size": 256, "max_size": 256}
 ANCHORS: Mapping[str, object] = {"smallest_anchor": 32, "anchor_sizes": 3, "proposals": 100}
+WINDOWS: Mapping[str, object] = {
+    "backbone": "mobilenet_v2",
+    "window": 32,
+    "hidden": 128,
+    "samples": 256,
+    "min_size": 128,
+    "max_size": 128,
+    "nms_threshold": 0.2,
+    "scales": "1.6,1.36,1.15,0.98,0.83,0.7,0.6",
+}
 
 OVERFITS: dict[str, Overfit] = {
     "cornernet": Overfit(
@@ -58,6 +68,21 @@ OVERFITS: dict[str, Overfit] = {
         {"backbone": "mobilenet_v2", "width": 64, "convolutions": 2, "levels": 3, "min_size": 128, "max_size": 256},
         {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4},
     ),
+    "convolutional_classifier": Overfit({**WINDOWS, "stride": 4}, SLOWLY),
+    "localiser": Overfit(
+        {"backbone": "resnet18", "objects": 2, "image_size": 128, "hidden": 256, "score_threshold": 0.5},
+        {"epochs": 150, "learning_rate": 1e-3, "batch_size": 8},
+        objects=2,
+    ),
+    "overfeat": Overfit(
+        {
+            **{key: value for key, value in WINDOWS.items() if key != "nms_threshold"},
+            "stride": 8,
+            "scales": "1.4,1,0.7",
+        },
+        SLOWLY,
+    ),
+    "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8}, SLOWLY),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "deconvnet": Overfit(
@@ -76,12 +101,16 @@ OVERFITS: dict[str, Overfit] = {
     "light_head_rcnn": Overfit(
         {**MOBILE, **ANCHORS, "parts": 5, "thin": 8, "kernel": 7, "middle": 32, "hidden": 128}, SLOWLY
     ),
-    "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 5, "width": 128}, SLOWLY),
+    "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 3, "width": 128}, {**SLOWLY, "epochs": 120}),
     "segnet": Overfit({"width": 16}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
     "hourglass": Overfit(
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
     ),
     "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "yolo_v1": Overfit(
+        {"backbone": "resnet18", "input_size": 112, "width": 0.125, "hidden": 256, "dropout": 0.0},
+        {"epochs": 80, "batch_size": 4},
+    ),
     "yolov2": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
     "yolov2_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
     "yolov3": Overfit(
