@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from models.boxes.overlap import iou
 from models.darknet.anchors import shape_iou
 from models.darknet.cfg import Section
 from models.darknet.heads import Decoder, Level
@@ -204,14 +205,6 @@ def coordinate_errors(decoder: Decoder, values: Tensor, aim: Tensor) -> Tensor:
     entropy = -(torch.xlogy(wanted, wanted) + torch.xlogy(1 - wanted, 1 - wanted))
     xy = F.binary_cross_entropy_with_logits(decoder.logit(values[..., :2]), wanted, reduction="none") - entropy
     return torch.cat([xy, (values[..., 2:4] - aim[..., 2:]) ** 2 / 2], dim=-1)
-
-
-def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU (...) of boxes (..., 4) xyxy, one by one."""
-    low, high = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = (high - low).clamp(min=0).prod(dim=-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(dim=-1) for each in (boxes, others)]
-    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-12)
 
 
 def best_overlaps(boxes: Tensor, truth: Truth) -> Tensor:
