@@ -9,8 +9,8 @@ from torch import Tensor
 
 COUNTER = "num_batches_tracked"
 """A norm's counter, which files of frozen norms lack; it is taken where it is there, and not missed where it isn't."""
-DEPTH = 2
-"""Leading parts of a name that may differ, as `backbone.body.` of torchvision's detectors."""
+DEPTH = 3
+"""Leading parts of a name that may differ, as `backbone.body.` of torchvision's detectors, `backbone.0.body.` of DETR."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,13 @@ def test_a_detectors_backbone_becomes_a_classifiers() -> None:
     assert not found.missing
 
 
+def test_a_classifier_fits_the_frozen_norms_of_detr() -> None:
+    network = models.build("detr", 4, {"backbone": "resnet18", "layers": 1, "width": 32}).state_dict()
+    found = match(network, torchvision.models.resnet18(weights=None).state_dict())
+    assert found.taken["backbone.0.body.layer1.0.bn1.running_mean"] == "layer1.0.bn1.running_mean"
+    assert not [name for name in found.missing if name.startswith("backbone.")]
+
+
 def test_a_head_for_other_classes_is_left_out_with_both_shapes() -> None:
     options = {"depth": 2, "width": 4}
     found = match(models.build("unet", 3, options).state_dict(), models.build("unet", 21, options).state_dict())
