@@ -15,7 +15,7 @@ from models.errors import ModelError
 from models.options import require
 from models.segmentation.borders import pad_to_multiple
 from models.segmentation.upsampling import bilinear_upsampling
-from models.segmentation.vgg import NAMES, VGG
+from models.segmentation.vgg import NAMES, VGG, convolutionised
 from models.spec import InputRule, ModelSpec
 
 _MULTIPLE = 32
@@ -43,18 +43,6 @@ class FCN(nn.Module):
         for up, skip, features in reversed(list(zip(self.up, self.skips, skipped, strict=True))):
             scores = up(scores) + skip(features)
         return {"out": self.last_up(scores)[..., :height, :width]}
-
-
-def convolutionised(channels: int, width: int, size: int = 7, dilation: int = 1) -> nn.Sequential:
-    """VGG's fc6 and fc7 as convolutions that keep the size, `width` channels each."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, size, padding=dilation * (size // 2), dilation=dilation),
-        nn.ReLU(inplace=True),
-        nn.Dropout2d(),
-        nn.Conv2d(width, width, 1),
-        nn.ReLU(inplace=True),
-        nn.Dropout2d(),
-    )
 
 
 def _zero(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -53,6 +53,14 @@ class VGG(nn.Module):
             maps.append(x)
         return maps
 
+    def dilate(self) -> VGG:
+        """Drop the last two poolings and dilate the last stage in their stead: pool4 and pool5 then lie at stride 8."""
+        for end in self._ends[3:]:
+            self.features[end] = nn.Identity()
+        for convolution in convolutions(self.stages()[4]):
+            convolution.dilation = convolution.padding = (2, 2)
+        return self
+
     def stages(self) -> list[nn.Sequential]:
         """The layers of each stage, without the pooling behind it."""
         starts = [0, *(end + 1 for end in self._ends)]
@@ -72,3 +80,15 @@ def convolution_layers(inputs: int, outputs: int, normalised: bool) -> list[nn.M
 def convolutions(stage: nn.Sequential) -> list[nn.Conv2d]:
     """The stage's convolutions, in order."""
     return [layer for layer in stage if isinstance(layer, nn.Conv2d)]
+
+
+def convolutionised(channels: int, width: int, size: int = 7, dilation: int = 1) -> nn.Sequential:
+    """VGG's fc6 and fc7 as convolutions that keep the size, `width` channels each."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, size, padding=dilation * (size // 2), dilation=dilation),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(),
+        nn.Conv2d(width, width, 1),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(),
+    )
