@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # torch takes seconds to import, and what a model is can be read without it
@@ -33,6 +33,8 @@ class InputRule:
     mean: tuple[float, ...] | None = None
     """Per channel, of images in [0, 1]; None = the model normalises inside, or wants none."""
     std: tuple[float, ...] | None = None
+    scale: float = 1.0
+    """Factor on the size that all this gives: to look at an image at several scales."""
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after the resize, before the padding; equal to torchvision's to the pixel.
@@ -41,6 +43,9 @@ class InputRule:
         both sides are floored products of a float, as in `GeneralizedRCNNTransform`, where 799 can stand for 800.
         That one refuses an image whose shorter side would vanish; here it keeps one pixel.
         """
+        if self.scale != 1:
+            high, wide = replace(self, scale=1.0).resized(height, width)
+            return max(1, round(high * self.scale)), max(1, round(wide * self.scale))
         if self.fixed is not None:
             return self.fixed
         if self.min_size is None:
@@ -85,7 +90,7 @@ class ModelSpec:
     paper: str
     """URL of the paper."""
     source: str = "shardlens"
-    """Where the network's code comes from: torchvision or shardlens."""
+    """Where the network's code comes from: shardlens, torchvision, or the package of an extra."""
     background: bool = True
     """Whether label 0 is the background."""
     labels: tuple[str, ...] | None = None
@@ -98,3 +103,5 @@ class ModelSpec:
     """Published weights by name; `labels` names what they tell apart."""
     trainable: bool = True
     """Whether `shardlens train` can fit it."""
+    fits_at_once: bool = False
+    """Whether `fit_batches`, called once with the batches of an epoch, stands in the place of the gradient loop."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from models.spec import InputRule
-from pipeline.decode import Decoded
+from pipeline.decode import Decoded, Postponed
 from pipeline.fetch import Failure, Loaded
 from pipeline.shards import ImageRef
 
@@ -20,12 +20,12 @@ class Batch:
 
     shape: tuple[int, int]
     images: list[ImageRef] = field(default_factory=list)
-    decoded: list[Decoded] = field(default_factory=list)
+    decoded: list[Decoded | Postponed] = field(default_factory=list)
 
     @property
     def pixels(self) -> int:
-        """Pixels of all images in it."""
-        return sum(image.height * image.width for image in self.decoded)
+        """Decoded pixels of all images in it."""
+        return sum(image.held for image in self.decoded)
 
 
 def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Batch | Failure]:
@@ -39,12 +39,11 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
         if isinstance(decoded, Failure):
             yield decoded
             continue
-        height, width = decoded.pixels.shape[:2]
-        shape = rule.shape(height, width)
+        shape = rule.shape(*decoded.shape)
         batch = open_batches.setdefault(shape, Batch(shape))
         batch.images.append(image)
         batch.decoded.append(decoded)
-        held += height * width
+        held += decoded.held
         while len(batch.images) == size or held > PIXELS_HELD:
             largest = batch if len(batch.images) == size else max(open_batches.values(), key=lambda b: b.pixels)
             held -= largest.pixels

@@ -61,6 +61,51 @@ class Decoded:
     """Of the stored image."""
     width: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def held(self) -> int:
+        """Pixels that it keeps in memory."""
+        return self.height * self.width
+
+    def decoded(self) -> Decoded:
+        """Itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """A large image whose header has been read, to be decoded when its turn comes."""
+
+    data: bytes
+    policy: DecodePolicy
+    orientation: int
+    """EXIF orientation of the stored image, 1 to 8."""
+    height: int
+    """Of the stored image."""
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+    @property
+    def held(self) -> int:
+        """Pixels that it keeps in memory: none."""
+        return 0
+
+    def decoded(self) -> Decoded:
+        """Decode it.
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        return decode(self.data, self.policy)
+
 
 def probe(data: bytes) -> tuple[int, int]:
     """Return (width, height) of the stored image from its header; the beginning of a file is often enough.
@@ -77,15 +122,10 @@ def decode(data: bytes, policy: DecodePolicy) -> Decoded:
     Raises:
         ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind without 8-bit colours.
     """
-    image = _open(data)
+    image = _open_capped(data, policy)
     width, height = image.size
-    if width * height > policy.max_pixels:
-        raise ImageError(
-            f"its header says {width}x{height} = {width * height / 1e6:.0f} megapixels, more than the cap of "
-            f"{policy.max_pixels / 1e6:.0f}: raise --max-pixels if it is genuine"
-        )
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1) if policy.exif else 1
+        orientation = _orientation(image, policy)
         pixels = _plain_jpeg(image, data) if orientation not in UPRIGHT else None
         if pixels is None:
             image.load()
@@ -97,6 +137,36 @@ def decode(data: bytes, policy: DecodePolicy) -> Decoded:
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise ImageError(f"{image.format or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
     return Decoded(pixels, orientation if orientation in UPRIGHT else 1, height, width)
+
+
+def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
+    """Read the header alone.
+
+    Raises:
+        ImageError: it is empty, no image, or larger than the policy's cap.
+    """
+    image = _open_capped(data, policy)
+    try:
+        orientation = _orientation(image, policy)
+    except Exception as error:  # noqa: BLE001 - as in decode
+        raise ImageError(f"the header of this {image.format or 'image'} is damaged ({error})") from None
+    return Postponed(data, policy, orientation if orientation in UPRIGHT else 1, image.height, image.width)
+
+
+def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
+    image = _open(data)
+    width, height = image.size
+    if width * height > policy.max_pixels:
+        raise ImageError(
+            f"its header says {width}x{height} = {width * height / 1e6:.0f} megapixels, more than the cap of "
+            f"{policy.max_pixels / 1e6:.0f}: raise --max-pixels if it is genuine"
+        )
+    return image
+
+
+def _orientation(image: Image.Image, policy: DecodePolicy) -> int:
+    found: int = image.getexif().get(EXIF_ORIENTATION, 1) if policy.exif else 1
+    return found
 
 
 def _plain_jpeg(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from pipeline import storage
-from pipeline.decode import Decoded, DecodePolicy, decode
+from pipeline.decode import Decoded, DecodePolicy, Postponed, decode, postponed
 from pipeline.errors import AccessDeniedError, BucketNotFoundError, ImageError, StorageError, StorageUnavailableError
 from pipeline.shards import ImageRef
 
 T = TypeVar("T")
 
 FETCH_AT_ONCE = 16
+PIXELS_AT_ONCE = 256_000_000
+"""Pixels of the images whose bytes are fetched at once, a single larger image aside."""
 PIXELS_IN_FLIGHT = 64_000_000
 """Decoded pixels (3 bytes each) that may wait for the model, a single larger image aside."""
 
@@ -33,22 +35,39 @@ class Failure:
     message: str
 
 
-Loaded = tuple[ImageRef, Decoded | Failure]
+Loaded = tuple[ImageRef, Decoded | Postponed | Failure]
 
 
-def load(images: Sequence[ImageRef], policy: DecodePolicy, decoders: int = 2) -> Iterator[Loaded]:
+def load(
+    images: Sequence[ImageRef], policy: DecodePolicy, decoders: int = 2, postpone: bool = False
+) -> Iterator[Loaded]:
     """Fetch and decode `images`, in order, the next ones while the last are used.
+
+    With `postpone` the decoding of images that no other may wait beside is left to whoever uses them, so that the
+    pixels of one such image are held at a time.
 
     Raises:
         StorageUnavailableError: the store failed after every retry; that is no fault of an image.
     """
-    chunks = [images[start : start + FETCH_AT_ONCE] for start in range(0, len(images), FETCH_AT_ONCE)]
+    chunks = list(_chunks(images))
     with ThreadPoolExecutor(1, "fetch") as fetcher, ThreadPoolExecutor(decoders, "decode") as pool:
         fetched = deque(fetcher.submit(_fetch, chunk) for chunk in chunks[:1])
         for number, chunk in enumerate(chunks):
             if number + 1 < len(chunks):
                 fetched.append(fetcher.submit(_fetch, chunks[number + 1]))
-            yield from _decode_in_order(pool, chunk, fetched.popleft().result(), policy)
+            yield from _decode_in_order(pool, chunk, fetched.popleft().result(), policy, postpone)
+
+
+def _chunks(images: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
+    """Images to fetch at once, few of them where they are large."""
+    chunk: list[ImageRef] = []
+    for image in images:
+        if len(chunk) == FETCH_AT_ONCE or sum(map(_pixels, [*chunk, image])) > PIXELS_AT_ONCE:
+            yield chunk
+            chunk = []
+        chunk.append(image)
+    if chunk:
+        yield chunk
 
 
 def _fetch(chunk: Sequence[ImageRef]) -> list[bytes | StorageError]:
@@ -60,10 +79,14 @@ def _fetch(chunk: Sequence[ImageRef]) -> list[bytes | StorageError]:
 
 
 def _decode_in_order(
-    pool: ThreadPoolExecutor, chunk: Sequence[ImageRef], data: list[bytes | StorageError], policy: DecodePolicy
+    pool: ThreadPoolExecutor,
+    chunk: Sequence[ImageRef],
+    data: list[bytes | StorageError],
+    policy: DecodePolicy,
+    postpone: bool,
 ) -> Iterator[Loaded]:
     """Decode ahead of the consumer until the pixels in flight reach their bound."""
-    waiting: deque[tuple[ImageRef, Future[Decoded | Failure]]] = deque()
+    waiting: deque[tuple[ImageRef, Future[Decoded | Postponed | Failure]]] = deque()
     pixels = 0
     for position, image in enumerate(chunk):
         cost = _pixels(image)
@@ -71,7 +94,8 @@ def _decode_in_order(
             first, future = waiting.popleft()
             pixels -= _pixels(first)
             yield first, future.result()
-        waiting.append((image, pool.submit(_decode, image, data[position], policy)))
+        later = postpone and cost > PIXELS_IN_FLIGHT
+        waiting.append((image, pool.submit(_decode, image, data[position], policy, later)))
         data[position] = b""
         pixels += cost
     for image, future in waiting:
@@ -82,7 +106,9 @@ def _pixels(image: ImageRef) -> int:
     return (image.width or 0) * (image.height or 0)
 
 
-def _decode(image: ImageRef, data: bytes | StorageError, policy: DecodePolicy) -> Decoded | Failure:
+def _decode(
+    image: ImageRef, data: bytes | StorageError, policy: DecodePolicy, postpone: bool
+) -> Decoded | Postponed | Failure:
     if isinstance(data, StorageUnavailableError):
         raise data
     if isinstance(data, StorageError):
@@ -92,7 +118,7 @@ def _decode(image: ImageRef, data: bytes | StorageError, policy: DecodePolicy) -
             image.image_id, "fetch", "ImageError", f"{image.uri}: {len(data)} of {image.length} bytes at {image.offset}"
         )
     try:
-        return decode(data, policy)
+        return postponed(data, policy) if postpone else decode(data, policy)
     except ImageError as error:
         return Failure(image.image_id, "decode", "ImageError", f"{image.file_name}: {error}")
 

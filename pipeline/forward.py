@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from models.inputs import prepare, restore
 from models.spec import InputRule, Task
-from pipeline.decode import Decoded
-from pipeline.rows import ImageRows, from_detection, from_semantic
+from pipeline.decode import Decoded, Postponed
+from pipeline.inference import Inference
+from pipeline.merging import merge, turned_block
+from pipeline.postprocess import decide
+from pipeline.rows import ImageRows, from_canvas, from_detection, from_semantic
+from pipeline.segmenter import Logits, Segmenter
+from pipeline.spans import Canvas
+from pipeline.tiles import Crop, Grid, Tile, blend
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """A network in evaluation mode, and how its input is made; callers choose no_grad or inference_mode."""
+    """A network in evaluation mode, and what is done around it; callers choose no_grad or inference_mode."""
 
     model: nn.Module
     task: Task
@@ -27,28 +33,89 @@ class Forward:
     precision: str
     score_threshold: float | None = None
     """The lowest score kept; None = all that the network gives."""
+    inference: Inference = field(default_factory=Inference)
+    others: tuple[tuple[nn.Module, InputRule], ...] = ()
+    """Semantic networks that the first one's probabilities are averaged with."""
+    batch_size: int = 8
+    """Tiles that go through the network at once."""
 
-    def __call__(self, images: Sequence[Decoded]) -> list[ImageRows]:
-        """Predict images of one padded shape.
+    def __post_init__(self) -> None:
+        if self.task == "semantic":
+            _ = self.segmenter  # says now what a network cannot take, not of every image
+
+    def __call__(self, images: Sequence[Decoded | Postponed]) -> list[ImageRows]:
+        """Predict images of one padded shape; those larger than a tile one by one.
 
         Raises:
             FloatingPointError: the network gave something that is not a finite number.
+            ImageError: a postponed image is damaged.
         """
-        tensors = [self._tensor(image) for image in images]
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            if self.task != "semantic":
-                outputs = self.model(tensors)
-                return [
-                    from_detection(o, image, self.score_threshold) for o, image in zip(outputs, images, strict=True)
-                ]
-            batch = prepare(tensors, self.rule).contiguous(memory_format=torch.channels_last)
-            logits = self.model(batch)["out"]
-        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
-        maps = restore(logits.float(), self.rule, sizes)
-        return [from_semantic(m.softmax(0), image) for m, image in zip(maps, images, strict=True)]
+        whole = [i for i, image in enumerate(images) if not self._is_large(image)]
+        at_once = self._whole([images[i].decoded() for i in whole]) if whole else []
+        found = dict(zip(whole, at_once, strict=True))
+        return [found[i] if i in found else self._in_tiles(image.decoded()) for i, image in enumerate(images)]
 
-    def _tensor(self, image: Decoded) -> Tensor:
+    def _is_large(self, image: Decoded | Postponed) -> bool:
+        return 0 < self.inference.tile < max(image.shape)
+
+    def _whole(self, images: Sequence[Decoded]) -> list[ImageRows]:
+        tensors = [self._tensor(image.pixels) for image in images]
+        if self.task == "semantic":
+            maps = self.segmenter(tensors)
+            return [from_semantic(m, image, self.inference.wanted) for m, image in zip(maps, images, strict=True)]
+        outputs = self._outputs(tensors)
+        return [from_detection(o, image, self.score_threshold) for o, image in zip(outputs, images, strict=True)]
+
+    def _in_tiles(self, image: Decoded) -> ImageRows:
+        grid = Grid(*image.shape, self.inference.tile, self.inference.overlap)
+        if self.task != "semantic":
+            return merge(grid, list(self._tile_rows(grid, image)), image)
+        canvas = Canvas(image.height, image.width)
+        for window, probability in blend(grid, self._tile_maps(grid, image)):
+            classes, chosen = decide(probability, self.inference.wanted.thresholds)
+            canvas.add(*turned_block(window, classes, chosen, image))
+        return from_canvas(canvas, self.inference.wanted)
+
+    def _tile_maps(self, grid: Grid, image: Decoded) -> Iterator[Tensor]:
+        for tiles in grid.batches(self.batch_size):
+            yield from self.segmenter([self._tensor(tile.crop(image.pixels)) for tile in tiles])
+
+    def _tile_rows(self, grid: Grid, image: Decoded) -> Iterator[tuple[Tile, ImageRows]]:
+        """Rows in each tile's own frame, as if it were an image of its own."""
+        for tiles in grid.batches(self.batch_size):
+            crops = [tile.crop(image.pixels) for tile in tiles]
+            outputs = self._outputs([self._tensor(crop) for crop in crops])
+            for tile, crop, output in zip(tiles, crops, outputs, strict=True):
+                yield tile, from_detection(output, Decoded(crop, 1, *tile.shape), self.score_threshold)
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """The semantic networks.
+
+        Raises:
+            ConfigError: views that a network cannot take.
+        """
+        networks = tuple((self._logits(model), rule) for model, rule in ((self.model, self.rule), *self.others))
+        return Segmenter(networks, self.inference.views)
+
+    def _logits(self, model: nn.Module) -> Logits:
+        def logits(batch: Tensor) -> Tensor:
+            with self._autocast():
+                found: Tensor = model(batch)["out"]
+            return found
+
+        return logits
+
+    def _outputs(self, tensors: list[Tensor]) -> list[dict[str, Tensor]]:
+        with self._autocast():
+            outputs: list[dict[str, Tensor]] = self.model(tensors)
+        return outputs
+
+    def _autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def _tensor(self, pixels: Crop) -> Tensor:
         """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""
-        pixels = torch.from_numpy(image.pixels.copy() if not image.pixels.flags.writeable else image.pixels)
-        return pixels.to(self.device, non_blocking=True).permute(2, 0, 1).float().div_(255)
+        there = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        return there.to(self.device, non_blocking=True).permute(2, 0, 1).float().div_(255)

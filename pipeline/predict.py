@@ -17,6 +17,7 @@ from pipeline.datasets import Dataset
 from pipeline.decode import DecodePolicy
 from pipeline.errors import ConfigError, ExecutionError, RunError
 from pipeline.execution import Done, Executor, Lost, Progress, ProgressListener, no_progress
+from pipeline.inference import InferenceConfig, resolve_inference
 from pipeline.networks import Network, NetworkConfig, resolve
 from pipeline.poison import isolate
 from pipeline.predictor import PRECISIONS, PredictStage, ShardReport, ShardWork
@@ -36,6 +37,8 @@ class PredictConfig:
     _: KW_ONLY
     network: Annotated[NetworkConfig, Parameter(name="*")] = field(default_factory=NetworkConfig)
     """Which network, with which weights."""
+    inference: Annotated[InferenceConfig, Parameter(name="*")] = field(default_factory=InferenceConfig)
+    """What is done around it: tiles, views, post-processing."""
     run: str | None = None
     """Name of the run; None = the model's name and the fingerprint's first digits, so that the same command resumes."""
     split: str | None = None
@@ -122,12 +125,14 @@ def prepare(config: PredictConfig) -> Job:
     name, _, version = config.dataset.partition("@")
     dataset = Dataset.open(warehouse, name, version or None)
     network = resolve(config.network)
+    inference = resolve_inference(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
     precision = resolve_precision(config.precision, config.device)
     policy = DecodePolicy(max_pixels=config.max_pixels)
     settings = {
         **network.identity(),
+        **inference.identity(),
         "images": digest(dataset.images.select(["image_id", "file_name", "width", "height"])),
         "split": config.split,
         "shard_size": config.shard_size,
@@ -143,7 +148,8 @@ def prepare(config: PredictConfig) -> Job:
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
     name = check_name(config.run or f"{plain}-{draft.fingerprint[:8]}", "run")
     record = runs.begin(replace(draft, name=name))
-    stage = PredictStage(record, network, labels, policy, precision, config.batch_size, config.threads, config.device)
+    device = (precision, config.batch_size, config.threads, config.device)
+    stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
 
 
@@ -153,7 +159,9 @@ def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network, prec
     option = tuple(f"{k}={normalise(v) if k in files else v}" for k, v in config.network.options.items())
     labels = config.network.labels and normalise(config.network.labels)
     asked = replace(config.network, model=network.model, option=option, weights=network.weights, labels=labels)
-    return asdict(replace(config, dataset=f"{dataset.name}@{dataset.version}", network=asked, precision=precision))
+    inference = replace(config.inference, ensemble=tuple(normalise(uri) for uri in config.inference.ensemble))
+    found = replace(config, network=asked, inference=inference, precision=precision)
+    return asdict(replace(found, dataset=f"{dataset.name}@{dataset.version}"))
 
 
 def _software() -> dict[str, str]:

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import nn
 
 from models.box_masks import keep_box_masks
+from models.spec import InputRule
 from pipeline import runs, storage, tables
 from pipeline.batches import Batch, batches
 from pipeline.categories import LabelMap
-from pipeline.decode import Decoded, DecodePolicy
-from pipeline.errors import ConfigError, ExecutionError
+from pipeline.decode import Decoded, DecodePolicy, Postponed
+from pipeline.errors import ConfigError, ExecutionError, ImageError
 from pipeline.fetch import Failure, Prefetch, load
 from pipeline.forward import PRECISIONS, Forward
+from pipeline.inference import Inference
 from pipeline.networks import Network, load_network
 from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
@@ -68,6 +71,7 @@ class PredictStage:
 
     record: RunRecord
     network: Network
+    inference: Inference
     labels: LabelMap
     policy: DecodePolicy
     precision: str
@@ -91,12 +95,24 @@ class Predictor:
             raise ConfigError(
                 "--gpus-per-worker asks for a GPU, but torch sees none on the worker: set it to 0, or mend the driver"
             )
-        model = load_network(stage.network).to(self.device).to(memory_format=torch.channels_last)
+        (model, self.rule), *others = (self._loaded(network) for network in (stage.network, *stage.inference.ensemble))
         keep_box_masks(model)
-        spec, threshold = stage.network.spec, stage.network.score_threshold
-        self.rule = spec.input_rule(model)
-        self.forward = Forward(model, spec.task, self.rule, self.device, stage.precision, threshold)
+        self.forward = Forward(
+            model,
+            stage.network.spec.task,
+            self.rule,
+            self.device,
+            stage.precision,
+            stage.network.score_threshold,
+            stage.inference,
+            tuple(others),
+            stage.batch_size,
+        )
         self.turn = threading.Lock()
+
+    def _loaded(self, network: Network) -> tuple[nn.Module, InputRule]:
+        model = load_network(network).to(self.device).to(memory_format=torch.channels_last)
+        return model, network.spec.input_rule(model)
 
     def __call__(self, work: ShardWork) -> ShardReport:
         """Predict a shard and publish its parts.
@@ -108,7 +124,13 @@ class Predictor:
         known = {failure.image_id for failure in work.failures}
         images = [image for image in work.shard.images if image.image_id not in known]
         found = _Found(failures=list(work.failures))
-        ahead = Prefetch(batches(load(images, self.stage.policy), self.rule, self.stage.batch_size))
+        ahead = Prefetch(
+            batches(
+                load(images, self.stage.policy, postpone=self.stage.inference.tile > 0),
+                self.rule,
+                self.stage.batch_size,
+            )
+        )
         try:
             with self.turn:
                 self._predict_all(ahead, found)
@@ -132,7 +154,7 @@ class Predictor:
             asked = time.perf_counter()
             found.forward_s += asked - begun
 
-    def _predict(self, images: Sequence[tuple[int, Decoded]], found: _Found) -> None:
+    def _predict(self, images: Sequence[tuple[int, Decoded | Postponed]], found: _Found) -> None:
         """Predict a batch; after an error its images one by one, so that the guilty one alone is quarantined."""
         error = self._try(images, found)
         if error is None:
@@ -151,9 +173,10 @@ class Predictor:
                 f"image {image_id} alone does not fit the memory of {self.device} "
                 f"({decoded.width}x{decoded.height} pixels): use a smaller model or input size"
             )
-        found.failures.append(Failure(image_id, "predict", type(error).__name__, str(error) or "no message"))
+        stage = "decode" if isinstance(decoded, Postponed) and isinstance(error, ImageError) else "predict"
+        found.failures.append(Failure(image_id, stage, type(error).__name__, str(error) or "no message"))
 
-    def _try(self, images: Sequence[tuple[int, Decoded]], found: _Found) -> Exception | None:
+    def _try(self, images: Sequence[tuple[int, Decoded | Postponed]], found: _Found) -> Exception | None:
         """Predict a batch and keep its rows, or return what went wrong, without the memory that its traceback holds."""
         try:
             with torch.inference_mode():

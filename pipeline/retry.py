@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipeline import runs, storage, tables
 from pipeline.errors import RunError
 from pipeline.execution import Executor, ProgressListener, no_progress
+from pipeline.inference import InferenceConfig
 from pipeline.networks import NetworkConfig
 from pipeline.predict import Job, PredictConfig, PredictReport, Tally, check_quarantined, prepare, report
 from pipeline.predictor import ShardWork
@@ -57,8 +58,16 @@ def retry_quarantined(
 
 def _config(asked: Mapping[str, Any], warehouse: str, run: str) -> PredictConfig:
     """The run's configuration, as its record has it."""
-    network = NetworkConfig(**{**asked["network"], "option": tuple(asked["network"]["option"])})
-    return PredictConfig(**{**asked, "network": network, "warehouse": warehouse, "run": run})
+    nested = {
+        "network": NetworkConfig(**_tuples(asked["network"])),
+        "inference": InferenceConfig(**_tuples(asked.get("inference", {}))),
+    }
+    return PredictConfig(**{**asked, **nested, "warehouse": warehouse, "run": run})
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _quarantined(job: Job, first: Mapping[int, ShardParts], generation: int) -> Iterator[ShardWork]:

@@ -58,7 +58,7 @@ def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: fl
     if "box_masks" in output:
         drawn = output["box_masks"][:, 0].float().cpu().numpy()
         height, width = decoded.pixels.shape[:2]
-        found = tuple(_turned(masks.paste(drawn[i], boxes[i], height, width), decoded.orientation) for i in order)
+        found = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), decoded.orientation) for i in order)
         return ImageRows("instance", labels[order], scores[order], xywh, found)
     if "masks" in output:
         whole = (output["masks"][:, 0] > 0.5).cpu().numpy()
@@ -67,7 +67,7 @@ def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: fl
     return ImageRows("box", labels[order], scores[order], xywh)
 
 
-def _turned(rle: Rle, orientation: int) -> Rle:
+def turned(rle: Rle, orientation: int) -> Rle:
     """Carry a mask of the upright image into the stored image's frame."""
     return rle if orientation == 1 else masks.encode(mask_to_stored_frame(masks.decode(rle), orientation))
 

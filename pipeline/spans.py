@@ -109,6 +109,15 @@ def to_rle(spans: Spans) -> Rle:
     return masks.from_runs(spans.starts, spans.ends, spans.height, spans.width)
 
 
+def moved(rle: Rle, top: int, left: int, height: int, width: int) -> Rle:
+    """The mask of a window whose top left corner lies at (`left`, `top`) as a mask of an image of `height` x `width`."""
+    edges = np.cumsum(masks.run_lengths(rle))
+    ends = edges[1::2]
+    cut = in_columns(edges[0::2][: ends.size], ends, rle.height, rle.width)
+    shift = cut.starts // rle.height * (height - rle.height) + left * height + top
+    return masks.from_runs(cut.starts + shift, cut.ends + shift, height, width)
+
+
 def parts(spans: Spans, diagonal: bool = True) -> Ints:
     """(N,) number of each span's connected part, 0, 1, ... by their first spans; `diagonal` = corners connect too."""
     height, count = spans.height, len(spans.starts)
@@ -164,10 +173,10 @@ def _complement(masks_: Sequence[Spans]) -> Spans:
     order = np.argsort(np.concatenate([mask.starts for mask in masks_]), kind="stable")
     starts = np.concatenate([mask.starts for mask in masks_])[order]
     ends = np.concatenate([mask.ends for mask in masks_])[order]
-    return _in_columns(np.append(0, ends), np.append(starts, height * width), height, width)
+    return in_columns(np.append(0, ends), np.append(starts, height * width), height, width)
 
 
-def _in_columns(starts: Ints, ends: Ints, height: int, width: int) -> Spans:
+def in_columns(starts: Ints, ends: Ints, height: int, width: int) -> Spans:
     """Spans of any length, cut where a column ends; empty ones are left out."""
     starts, ends = starts[ends > starts], ends[ends > starts]
     first = starts // height

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from pipeline.cli.console import Flat, Output, print_result, progress_bars
 from pipeline.errors import ConfigError
 from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.networks import NetworkConfig  # noqa: F401 - Asked inherits its annotations, resolved here
+from pipeline.inference import InferenceConfig  # noqa: F401 - Asked inherits its annotations, resolved here
+from pipeline.networks import NetworkConfig  # noqa: F401 - as above
 from pipeline.predict import PredictConfig, PredictReport
 from pipeline.predict import predict as run_predict
 from pipeline.retry import retry_quarantined as run_retry

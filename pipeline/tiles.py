@@ -1,0 +1,127 @@
+"""Images too large for a network, tile by tile: blended probabilities of semantic models, merged boxes of detectors.
+
+Tiles overlap. In an overlap a semantic model's probabilities fade from one tile to the next, so that no seam shows; of
+a detector's boxes the duplicates are dropped. An object larger than the overlap may be seen whole by no tile. Nothing of
+the whole image's size is held but its pixels: probabilities of a row's overlap, and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+STRIDE = 32
+"""Tiles begin at multiples of it (the largest stride of usual networks), so that pixels fall on the network's grid as
+they do in the whole image."""
+
+Crop = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A window of an image, in pixels."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+    def crop(self, pixels_hwc: Crop) -> Crop:
+        """Its pixels, a view."""
+        return pixels_hwc[self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of an image of `height` x `width`."""
+
+    height: int
+    width: int
+    size: int
+    """Of a tile's sides; a tile is smaller only where the image, or its last part, is."""
+    overlap: int
+    """Pixels that neighbours share at least."""
+
+    @property
+    def rows(self) -> list[tuple[int, int]]:
+        """Top and bottom of each row of tiles."""
+        return _sides(self.height, self.size, self.overlap)
+
+    @property
+    def columns(self) -> list[tuple[int, int]]:
+        """Left and right of each column of tiles."""
+        return _sides(self.width, self.size, self.overlap)
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """Row by row."""
+        return [Tile(top, left, bottom, right) for (top, bottom), (left, right) in product(self.rows, self.columns)]
+
+    def batches(self, size: int) -> Iterator[list[Tile]]:
+        """Tiles in their order, up to `size` neighbours of one shape at a time."""
+        for _, alike in groupby(self.tiles, key=lambda tile: tile.shape):
+            found = list(alike)
+            yield from (found[start : start + size] for start in range(0, len(found), size))
+
+
+def _sides(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
+    """Beginnings and ends of tiles along one side, beginnings at multiples of `STRIDE` where tiles are larger."""
+    if length <= size:
+        return [(0, length)]
+    stride = STRIDE if size - overlap >= STRIDE else 1
+    step = (size - overlap) // stride * stride
+    last = -(-(length - size) // stride) * stride
+    return [(begin, begin + size) for begin in range(0, last, step)] + [(last, length)]
+
+
+def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.float32]]:
+    """For each tile along a side the weights of its pixels: they fade over the overlap, and add up to 1 everywhere."""
+    length = sides[-1][1]
+    plain = []
+    for begin, end in sides:
+        place = np.arange(begin, end)
+        plain.append(np.minimum(np.minimum(place - begin, end - 1 - place) + 1, overlap + 1).astype(np.float64))
+    total = np.zeros(length)
+    for (begin, end), weights in zip(sides, plain, strict=True):
+        total[begin:end] += weights
+    return [(w / total[begin:end]).astype(np.float32) for (begin, end), w in zip(sides, plain, strict=True)]
+
+
+def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, Tensor]]:
+    """Blocks of the whole image's probabilities, each given once it is complete; together they cover the image.
+
+    Args:
+        probabilities: (K, h, w) float of each tile of the grid, in its order.
+
+    Yields:
+        A window and its (K, h, w); windows do not overlap.
+    """
+    rows, columns = grid.rows, grid.columns
+    across, down = fade(columns, grid.overlap), fade(rows, grid.overlap)
+    tops, lefts = [top for top, _ in rows[1:]] + [grid.height], [left for left, _ in columns[1:]] + [grid.width]
+    above: Tensor | None = None  # what the last row of tiles says of the rows that this one shares with it
+    for (top, bottom), next_top, falls in zip(rows, tops, down, strict=True):
+        below: list[Tensor] = []
+        before: Tensor | None = None  # what the last tile says of the columns that this one shares with it
+        for (left, _), next_left, fades in zip(columns, lefts, across, strict=True):
+            found = next(probabilities)
+            weighted = found * found.new_tensor(falls)[:, None] * found.new_tensor(fades)
+            if before is not None:
+                weighted[:, :, : before.shape[2]] += before
+            done, before = weighted[:, :, : next_left - left], weighted[:, :, next_left - left :].clone()
+            if above is not None:
+                done[:, : above.shape[1]] += above[:, :, left:next_left]
+            yield Tile(top, left, next_top, next_left), done[:, : next_top - top]
+            below.append(done[:, next_top - top :].clone())
+        above = torch.cat(below, dim=2) if next_top < bottom else None
