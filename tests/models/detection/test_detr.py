@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet50
 
 from models import build, find
 from models.detection.detr.network import Found, select
 from models.detection.detr.positions import padding, sine_positions
 from models.detection.detr.set_loss import Truth, assign, matching_cost, set_loss
-from models.detection.detr.transformer import Transformer
+from models.detection.detr.transformer import DecoderLayer, EncoderLayer, Transformer
 from models.errors import ModelError, WeightsError
 from models.weights import load
 from tests.models.samples import sample_images, sample_options
@@ -194,6 +195,29 @@ def test_padding_of_features():
     padded = padding([(32, 40), (64, 64)], torch.zeros(2, 3, 64, 64), torch.zeros(2, 1, 4, 4))
     assert padded[0].tolist() == [[False, False, False, True]] * 2 + [[True] * 4] * 2
     assert not padded[1].any()
+
+
+def test_layers_without_positions_are_those_of_attention_is_all_you_need():
+    x, memory, nowhere = torch.rand(2, 5, 16), torch.rand(2, 7, 16), torch.zeros(2, 5, 16)
+    padded = torch.zeros(2, 7, dtype=torch.bool)
+    padded[1, 4:] = True
+    encoder, decoder = EncoderLayer(16, 4, 32, 0.0), DecoderLayer(16, 4, 32, 0.0)
+    reference = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True)
+    reference.load_state_dict(encoder.state_dict())
+    found = encoder(memory, torch.zeros_like(memory), padded)
+    torch.testing.assert_close(found[~padded], reference(memory, src_key_padding_mask=padded)[~padded])
+    reference = nn.TransformerDecoderLayer(16, 4, 32, 0.0, batch_first=True)
+    reference.load_state_dict(decoder.state_dict())
+    expected = reference(x, memory, memory_key_padding_mask=padded)
+    torch.testing.assert_close(decoder(x, nowhere, memory, memory, padded), expected)
+
+
+def test_positions_go_to_queries_and_keys_but_not_to_values():
+    layer, x, at = EncoderLayer(16, 4, 32, 0.0), torch.rand(2, 5, 16), torch.rand(2, 5, 16)
+    attended = layer.self_attn(x + at, x + at, x)[0]
+    between = layer.norm1(x + attended)
+    expected = layer.norm2(between + layer.linear2(layer.linear1(between).relu()))
+    torch.testing.assert_close(layer(x, at, torch.zeros(2, 5, dtype=torch.bool)), expected)
 
 
 def test_nobody_attends_to_the_padding():
