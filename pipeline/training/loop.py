@@ -16,6 +16,7 @@ from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.fetch import Prefetch
 from pipeline.networks import step_folder
 from pipeline.training import scores, state
+from pipeline.training.checks import Trial, check_smallest
 from pipeline.training.data import Share, TrainingData
 from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
 from pipeline.training.job import TrainJob, Worker
@@ -78,6 +79,9 @@ class Loop:
         self.job, self.worker = job, worker
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
+        if job.config.image_size is None:
+            trial = Trial(self.stepper.network, job.spec.task, self.stepper.rule, self.stepper.device)
+            check_smallest(trial, self.data.images, job.config.model)
         told = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (
