@@ -17,7 +17,6 @@ from models.segmentation.unpooling import unpool_add
 from models.segmentation.vgg import VGG, convolutions
 from models.spec import InputRule, ModelSpec
 
-_MULTIPLE = 32
 _FC6 = 7
 
 
@@ -32,6 +31,7 @@ class DeconvNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.window = window
+        self.multiple = 1 << len(backbone.channels)
         deep, norm = backbone.channels[-1], backbone.normalised
         self.head = nn.Sequential(
             *_block(nn.Conv2d(deep, head_width, _FC6, padding=_FC6 // 2), head_width, norm),
@@ -44,12 +44,12 @@ class DeconvNet(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
-        x, switches = self.encode(pad_to_multiple(images, _MULTIPLE))
+        x, switches = self.encode(pad_to_multiple(images, self.multiple))
         x = self.decode(self.head(x), switches)
         return {"out": self.classifier(x)[..., :height, :width]}
 
     def encode(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The last pooled map of images whose sides are multiples of 32, and each pooling's switches."""
+        """The last pooled map of images whose sides are multiples of `multiple`, and each pooling's switches."""
         x = images
         switches = []
         for stage in self.backbone.stages():
@@ -110,18 +110,21 @@ def _build(
     num_classes: int,
     backbone: str = "vgg16_bn",
     width: int = 64,
+    stages: int = 5,
     head_width: int = 4096,
     window: int = 2,
     tied: bool = False,
 ) -> DeconvNet:
-    """`backbone` is one of VGG's, `width` its channels at the largest scale."""
+    """`backbone` is one of VGG's, `width` its channels at the largest scale, `stages` how often it pools."""
     require("head_width", head_width, 1, 4096)
     require("window", window, 2, 4)
-    return DeconvNet(num_classes, VGG(backbone, width), head_width, window, tied)
+    return DeconvNet(num_classes, VGG(backbone, width, stages), head_width, window, tied)
 
 
 def _rule(model: nn.Module) -> InputRule:
-    return InputRule(multiple=_MULTIPLE, mean=MEAN, std=STD)
+    multiple = model.multiple
+    assert isinstance(multiple, int)
+    return InputRule(multiple=multiple, mean=MEAN, std=STD)
 
 
 SPEC = ModelSpec(

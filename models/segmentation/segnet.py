@@ -10,15 +10,14 @@ from models.segmentation.borders import pad_to_multiple
 from models.segmentation.vgg import VGG, convolution_layers, convolutions
 from models.spec import InputRule, ModelSpec
 
-_MULTIPLE = 32
-
 
 class SegNet(nn.Module):
-    """Five poolings and five unpoolings; the decoder's convolutions mirror the encoder's, the last one classifies."""
+    """As many unpoolings as poolings; the decoder's convolutions mirror the encoder's, the last one classifies."""
 
-    def __init__(self, num_classes: int, backbone: str, width: int) -> None:
+    def __init__(self, num_classes: int, backbone: VGG) -> None:
         super().__init__()
-        self.backbone = VGG(backbone, width)
+        self.backbone = backbone
+        self.multiple = 1 << len(backbone.channels)
         self.decoder = nn.ModuleList(
             mirrored(stage, num_classes if first else None) for first, stage in _from_last(self.backbone.stages())
         )
@@ -26,7 +25,7 @@ class SegNet(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
-        x = pad_to_multiple(images, _MULTIPLE)
+        x = pad_to_multiple(images, self.multiple)
         switches = []
         for stage in self.backbone.stages():
             x, indices = F.max_pool2d_with_indices(stage(x), [2, 2])
@@ -53,13 +52,15 @@ def _from_last(stages: list[nn.Sequential]) -> list[tuple[bool, nn.Sequential]]:
     return [(i == 0, stage) for i, stage in reversed(list(enumerate(stages)))]
 
 
-def _build(*, num_classes: int, backbone: str = "vgg16_bn", width: int = 64) -> SegNet:
-    """`backbone` is one of VGG's, `width` its channels at the largest scale."""
-    return SegNet(num_classes, backbone, width)
+def _build(*, num_classes: int, backbone: str = "vgg16_bn", width: int = 64, stages: int = 5) -> SegNet:
+    """`backbone` is one of VGG's, `width` its channels at the largest scale, `stages` how often it pools."""
+    return SegNet(num_classes, VGG(backbone, width, stages))
 
 
 def _rule(model: nn.Module) -> InputRule:
-    return InputRule(multiple=_MULTIPLE, mean=MEAN, std=STD)
+    multiple = model.multiple
+    assert isinstance(multiple, int)
+    return InputRule(multiple=multiple, mean=MEAN, std=STD)
 
 
 SPEC = ModelSpec(

@@ -18,25 +18,26 @@ NAMES = (*_CONVOLUTIONS, *(f"{name}_bn" for name in _CONVOLUTIONS))
 
 
 class VGG(nn.Module):
-    """Five stages, a pooling behind each; `width` channels in the first, doubled up to eightfold.
+    """`stages` of the five, a pooling behind each; `width` channels in the first, doubled up to eightfold.
 
     Attributes:
         channels: of each stage.
         normalised: whether batch normalisation follows each convolution.
     """
 
-    def __init__(self, name: str, width: int = 64) -> None:
+    def __init__(self, name: str, width: int = 64, stages: int = 5) -> None:
         super().__init__()
         if name not in NAMES:
             close = ", ".join(nearest(name, NAMES) or NAMES)
             raise ModelError(f"option backbone is {name!r}; this network is built on a VGG, nearest: {close}")
         require("width", width, 1, 256)
-        self.channels = tuple(width * 2 ** min(stage, 3) for stage in range(5))
+        require("stages", stages, 1, 5)
+        self.channels = tuple(width * 2 ** min(stage, 3) for stage in range(stages))
         self.normalised = name.endswith("_bn")
         layers: list[nn.Module] = []
         self._ends = []
         for (inputs, outputs), count in zip(
-            pairwise((3, *self.channels)), _CONVOLUTIONS[name.removesuffix("_bn")], strict=True
+            pairwise((3, *self.channels)), _CONVOLUTIONS[name.removesuffix("_bn")], strict=False
         ):
             for convolution in range(count):
                 layers += convolution_layers(outputs if convolution else inputs, outputs, self.normalised)

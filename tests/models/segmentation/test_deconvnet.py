@@ -66,10 +66,10 @@ def _biases(module):
     return sum(p.numel() for p in module.parameters() if p.ndim == 1)
 
 
-@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"window": 3}, {"stages": 2}], ids=str)
 @pytest.mark.parametrize("size", [(1, 1), (33, 70)])
-def test_any_size_in_the_same_size_out(window, size):
-    model = build("deconvnet", 3, {**SMALL, "window": window}).eval()
+def test_any_size_in_the_same_size_out(options, size):
+    model = build("deconvnet", 3, {**SMALL, **options}).eval()
     assert model(torch.rand(2, 3, *size))["out"].shape == (2, 3, *size)
 
 

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from models import build
+from models import build, find
 from models.errors import ModelError
 
 
@@ -47,6 +47,14 @@ def test_an_imagenet_classifier_fits():
 def test_any_size_in_the_same_size_out(size):
     model = build("segnet", 3, {"width": 2}).eval()
     assert model(torch.rand(2, 3, *size))["out"].shape == (2, 3, *size)
+
+
+def test_fewer_stages_pool_less_often():
+    model = build("segnet", 3, {"width": 2, "stages": 2}).eval()
+    assert find("segnet").input_rule(model).multiple == 4
+    assert model(torch.rand(1, 3, 7, 9))["out"].shape == (1, 3, 7, 9)
+    with pytest.raises(ModelError, match="option stages is 6; it must be between 1 and 5"):
+        build("segnet", 3, {"stages": 6})
 
 
 def test_it_is_built_on_a_vgg():
