@@ -85,13 +85,6 @@ OVERFITS: dict[str, Overfit] = {
     "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8}, SLOWLY),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
-    "deconvnet": Overfit(
-        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 120, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "fcn32s": Overfit(
-        {"backbone": "vgg16_bn", "width": 32, "head_width": 128},
-        {"epochs": 150, "learning_rate": 2e-3, "batch_size": 4},
-    ),
     "fcn16s": Overfit(
         {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 150, "learning_rate": 4e-3, "batch_size": 4}
     ),
@@ -101,10 +94,46 @@ OVERFITS: dict[str, Overfit] = {
     "light_head_rcnn": Overfit(
         {**MOBILE, **ANCHORS, "parts": 5, "thin": 8, "kernel": 7, "middle": 32, "hidden": 128}, SLOWLY
     ),
+    "rcnn": Overfit({"backbone": "resnet18", "side": 96, "search": "single", "ridge": 10.0}, {"epochs": 1}),
     "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 3, "width": 128}, {**SLOWLY, "epochs": 120}),
-    "segnet": Overfit({"width": 16}, {"epochs": 100, "learning_rate": 2e-3, "batch_size": 4}),
     "hourglass": Overfit(
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
+    ),
+    "deconvnet": Overfit(
+        {"backbone": "vgg11_bn", "width": 16, "stages": 3, "head_width": 64},
+        {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4},
+    ),
+    "deeplabv3plus": Overfit(
+        {"encoder": "mobilenet_v2", "width": 32}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "deeplabv3_mobilenet_v3_large": Overfit(
+        {"aux_loss": "no"}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4, "image_size": (128, 128)}
+    ),
+    "dilatednet": Overfit(
+        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "fcn32s": Overfit(
+        {"backbone": "vgg16_bn", "width": 32, "head_width": 256},
+        {"epochs": 250, "learning_rate": 2e-3, "batch_size": 4},
+    ),
+    "fpn": Overfit({"encoder": "mobilenet_v2", "width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "frrn_a": Overfit({"width": 8, "residual": 8}, {"epochs": 40, "learning_rate": 4e-3, "batch_size": 4}),
+    "gcn": Overfit({"backbone": "resnet18"}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}),
+    "lraspp_mobilenet_v3_large": Overfit(
+        {}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4, "image_size": (128, 128)}
+    ),
+    "parsenet": Overfit(
+        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "patch_classifier": Overfit(
+        {"stages": 2, "width": 16, "hidden": 32}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "pspnet": Overfit({"encoder": "mobilenet_v2", "width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}),
+    "segnet": Overfit(
+        {"backbone": "vgg11_bn", "width": 16, "stages": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
+    ),
+    "unetplusplus": Overfit(
+        {"encoder": "mobilenet_v2", "width": 4}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
     ),
     "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "yolo_v1": Overfit(
