@@ -1,7 +1,9 @@
-"""Images per second of one detector at one precision: the model alone, a naive script, and Shardlens.
+"""Images per second of one detector: Shardlens, the model alone, and what a user would write instead.
 
-300 JPEGs of 640x480, `fasterrcnn_mobilenet_v3_large_320_fpn` with random weights, fp32. Contestants run one after
-another, each in a process of its own, on all cores; three rounds, their order rotated; medians.
+400 JPEGs of 640x480, `fasterrcnn_mobilenet_v3_large_320_fpn` with the same random weights, no score threshold. Each
+contestant runs in a process of its own, one after another, their order rotated; medians of the rounds. Two races: all
+in fp32 and channels_last; and everything at its defaults. All write rows of image, label, score and box to Parquet; the
+rows of the first race are compared.
 """
 
 from __future__ import annotations
@@ -13,37 +15,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
-import models
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
 from tests import images
+from tests.benchmarks import peers
+from tests.benchmarks.peers import BATCH, CORES, MODEL
 
-IMAGES = int(os.environ.get("SHARDLENS_BENCH_IMAGES", "300"))
+IMAGES = int(os.environ.get("SHARDLENS_BENCH_IMAGES", "400"))
 ROUNDS = int(os.environ.get("SHARDLENS_BENCH_ROUNDS", "3"))
-MODEL = "fasterrcnn_mobilenet_v3_large_320_fpn"
-LABELS = 91
-BATCH = 8
-CORES = len(os.sched_getaffinity(0))
-
-
-def network() -> torch.nn.Module:
-    """The same random weights for every contestant."""
-    torch.manual_seed(0)
-    return models.build(MODEL, LABELS, {}, 0.0).eval()
-
-
-def photos(folder: Path) -> list[Path]:
-    return sorted((folder / "images").iterdir())
+Figures = dict[str, float]
 
 
 def draw(folder: Path) -> None:
@@ -56,93 +45,104 @@ def draw(folder: Path) -> None:
         (folder / "images" / f"{i:04d}.jpg").write_bytes(images.encode(pixels, "JPEG", quality=85))
 
 
-@torch.inference_mode()
-def model_only(folder: Path) -> float:
-    """The network on decoded float tensors, all cores in one process: what nothing can pass."""
-    torch.set_num_threads(CORES)
-    model = network()
-    tensors = [torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1).float().div(255) for p in photos(folder)]
-    model(tensors[:BATCH])
+def shardlens(folder: Path, precision: str, kind: str) -> Figures:
+    """Ours on one worker a core: steady (from the third shard's end to the last), and from the command's start."""
     begun = time.perf_counter()
-    for start in range(0, len(tensors), BATCH):
-        model(tensors[start : start + BATCH])
-    return len(tensors) / (time.perf_counter() - begun)
-
-
-@torch.inference_mode()
-def naive(folder: Path) -> float:
-    """A script as one writes it: PIL, the model, a dict for each row, Parquet."""
-    torch.set_num_threads(CORES)
-    model, rows = network(), []
-    begun = time.perf_counter()
-    for number, path in enumerate(photos(folder)):
-        image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1).float() / 255
-        found = model([image])[0]
-        for box, label, score in zip(
-            found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
-        ):
-            rows.append({"image": number, "box": box, "label": label, "score": score})
-    pq.write_table(pa.Table.from_pylist(rows), folder / "naive.parquet")
-    return IMAGES / (time.perf_counter() - begun)
-
-
-def shardlens(folder: Path, kind: str) -> dict[str, float]:
-    """Ours on one worker a core: steady state (from the first shard's end to the last), and with everything."""
-    with tempfile.TemporaryDirectory() as warehouse:
-        with open_executor() as here:
-            ingest(IngestConfig("photos", images=str(folder / "images"), warehouse=warehouse), here)
-        config = NetworkConfig(model=MODEL, weights="random", score_threshold=0.0)
-        asked = PredictConfig(
-            "photos", network=config, precision="fp32", batch_size=BATCH, shard_size=15, warehouse=warehouse
-        )
-        ends: list[tuple[float, int]] = []
-        begun = time.perf_counter()
-        executor = ExecutorConfig(kind="ray", workers=f"{CORES}:{CORES}") if kind == "ray" else ExecutorConfig()
-        with open_executor(executor) as workers:
-            predict(asked, workers, lambda p: ends.append((time.perf_counter(), p.done)))
-        whole = IMAGES / (time.perf_counter() - begun)
-    (first, some), (last, every) = ends[2], ends[-1]
+    warehouse = str(folder / "warehouse")
+    network = NetworkConfig(model=MODEL, weights="random", score_threshold=0.0)
+    run = f"{precision}-{kind}-{os.getpid()}"
+    asked = PredictConfig(
+        "photos", network=network, run=run, precision=precision, batch_size=BATCH, shard_size=16, warehouse=warehouse
+    )
+    ends: list[tuple[float, int]] = []
+    executor = ExecutorConfig(kind="ray", workers=f"{CORES}:{CORES}") if kind == "ray" else ExecutorConfig()
+    with open_executor(executor) as workers:
+        predict(asked, workers, lambda p: ends.append((time.perf_counter(), p.done)))
+        whole = ends[-1][1] / (time.perf_counter() - begun)
+    (first, some), (last, every) = ends[3], ends[-1]
     return {"steady": (every - some) / (last - first), "with start": whole}
 
 
-CONTESTANTS = ("model only", "naive script", "shardlens on ray", "shardlens in process")
+def shardlens_on_ray(folder: Path, same: bool) -> Figures:
+    return shardlens(folder, "fp32" if same else "auto", "ray")
 
 
-def contestant(name: str, folder: Path) -> dict[str, float]:
-    """Images per second of one contestant."""
-    if name == "model only":
-        return {"steady": model_only(folder)}
-    if name == "naive script":
-        return {"steady": naive(folder)}
-    return shardlens(folder, "ray" if name.endswith("ray") else "local")
+def shardlens_in_process(folder: Path, same: bool) -> Figures:
+    return shardlens(folder, "fp32" if same else "auto", "local")
 
 
-def run() -> dict[str, dict[str, float]]:
-    """Print the table of medians and ratios."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
-    with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder))
-        for turn in range(ROUNDS):
-            for name in CONTESTANTS[turn % len(CONTESTANTS) :] + CONTESTANTS[: turn % len(CONTESTANTS)]:
-                done = subprocess.run(
-                    [sys.executable, "-m", "tests.benchmarks.throughput", name, folder], capture_output=True, text=True
-                )
-                if done.returncode:
-                    raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
-    medians = {
-        f"{name}, {kind}" if kind != "steady" or name.startswith("shardlens") else name: statistics.median(
-            one[kind] for one in rounds
-        )
-        for name, rounds in found.items()
-        for kind in rounds[0]
+CONTESTANTS: dict[str, Callable[[Path, bool], Figures]] = {
+    "model only": peers.model_only,
+    "naive script": peers.naive,
+    "torch DataLoader": peers.dataloader,
+    "Ray Data": peers.ray_data,
+    "Shardlens on Ray": shardlens_on_ray,
+    "Shardlens in process": shardlens_in_process,
+}
+
+
+def race(folder: Path, same: bool) -> dict[str, Figures]:
+    """Medians of each contestant's figures."""
+    found: dict[str, list[Figures]] = {name: [] for name in CONTESTANTS}
+    for turn in range(ROUNDS):
+        names = list(CONTESTANTS)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            command = [sys.executable, "-m", "tests.benchmarks.throughput", name, str(folder), "same" if same else ""]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    return {
+        name: {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]} for name, rounds in found.items()
     }
-    print(f"\n{IMAGES} images of 640x480, {MODEL}, fp32, {CORES} cores, median of {ROUNDS}")
-    print(f"{'':34}{'images/s':>10}{'of model only':>16}{'of naive':>11}")
-    for name, value in medians.items():
-        print(f"{name:34}{value:10.2f}{value / medians['model only']:16.2f}{value / medians['naive script']:11.2f}")
-    return {"images_per_second": medians}
+
+
+def show(title: str, medians: dict[str, Figures]) -> None:
+    print(f"\n{title}: {IMAGES} images of 640x480, {MODEL}, {CORES} cores, median of {ROUNDS}")
+    print(f"{'images/s':36}{'':>8}{'of model only':>15}{'of naive':>10}{'of Ray Data':>13}")
+    for name, figures in medians.items():
+        for kind, value in figures.items():
+            bases = [
+                medians["model only"]["steady"],
+                medians["naive script"]["steady"],
+                medians["Ray Data"]["with start"],
+            ]
+            ratios = "".join(f"{value / base:{width}.2f}" for base, width in zip(bases, (15, 10, 13), strict=True))
+            print(f"{f'{name}, {kind}':36}{value:8.2f}{ratios}")
+
+
+def check_rows(folder: Path) -> None:
+    """The contestants of the race that was the same for all found the same."""
+    ours = pq.read_table(next((folder / "warehouse/predictions").rglob("run=fp32-ray-*")))
+    expected = by_image(ours["image_id"].to_numpy(), ours["score"].to_numpy())
+    for file in sorted(folder.glob("rows-*")):
+        table = pq.read_table(file)
+        found = by_image(table["image"].to_numpy(), table["score"].to_numpy())
+        assert [len(scores) for scores in found] == [len(scores) for scores in expected], file.name
+        assert all(np.allclose(a, b, atol=1e-3) for a, b in zip(found, expected, strict=True)), file.name
+    print(f"rows of {len(list(folder.glob('rows-*')))} peers equal ours")
+
+
+def by_image(numbers: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """Sorted scores of each image, by number."""
+    return [np.sort(scores[numbers == number]) for number in np.unique(numbers)]
+
+
+def run() -> dict[str, dict[str, Figures]]:
+    """Print both tables."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        draw(folder)
+        with open_executor() as here:
+            ingest(IngestConfig("photos", images=str(folder / "images"), warehouse=str(folder / "warehouse")), here)
+        same = race(folder, True)
+        show("fp32 and channels_last for all", same)
+        check_rows(folder)
+        defaults = race(folder, False)
+        show("everything at its defaults", defaults)
+    return {"same": same, "defaults": defaults}
 
 
 if __name__ == "__main__":
-    print(json.dumps(contestant(sys.argv[1], Path(sys.argv[2]))))
+    torch.manual_seed(0)
+    print(json.dumps(CONTESTANTS[sys.argv[1]](Path(sys.argv[2]), sys.argv[3] == "same")))

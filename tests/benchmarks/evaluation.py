@@ -1,0 +1,61 @@
+"""Scoring 5,000 images, 36,000 boxes of truth and 500,000 predictions, from Parquet to tables; and 50,000 masks."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+from pipeline.evaluate import EvaluateConfig, evaluate
+from pipeline.executors import open_executor
+
+SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}
+"""Images, objects of the truth, predictions."""
+
+
+def score(warehouse: str, engine: str) -> dict[str, float]:
+    """Seconds from Parquet to tables, and the peak of the process."""
+    with open_executor() as executor:
+        begun = time.perf_counter()
+        found = evaluate(EvaluateConfig("r", engine=engine, warehouse=warehouse), executor)
+        seconds = time.perf_counter() - begun
+    means = {
+        f"{task} {metric}": value
+        for task, metric, value in found.summary()
+        if metric in {"AP", "AR100"} and value is not None
+    }
+    return {"seconds": seconds, "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **means}
+
+
+def alone(module: str, *arguments: str) -> str:
+    """What a module says that runs in a process of its own, whose memory is its own."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def run() -> dict[str, dict[str, float]]:
+    """Print both engines' times."""
+    found = {}
+    for task, sizes in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            alone("synthetic", folder, task, *map(str, sizes))
+            for engine in ("hotcoco", "pycocotools"):
+                found[f"{task}, {engine}"] = json.loads(alone("evaluation", folder, engine).splitlines()[-1])
+        fast, slow = found[f"{task}, hotcoco"], found[f"{task}, pycocotools"]
+        assert {k: v for k, v in fast.items() if " " in k} == {k: v for k, v in slow.items() if " " in k}
+        print(f"\n{task}: {sizes[0]:,} images, {sizes[1]:,} objects, {sizes[2]:,} predictions")
+        print(
+            f"  ours {fast['seconds']:.2f} s, {fast['GB']:.2f} GB; pycocotools {slow['seconds']:.2f} s, {slow['GB']:.2f} GB;"
+        )
+        print(f"  {slow['seconds'] / fast['seconds']:.1f} times as fast, the same figures: {fast}")
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(score(sys.argv[1], sys.argv[2])))
