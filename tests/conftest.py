@@ -55,10 +55,16 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    def reader(self) -> dict[str, str]:
+        """The environment of one who may only read."""
+        return {**self.environment(), "AWS_ACCESS_KEY_ID": f"{self.access_key}-reader"}
+
     def start(self) -> None:
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         keys = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-        (self.folder / "keys.json").write_text(json.dumps({"identities": [keys]}))
+        reading = [{"accessKey": f"{self.access_key}-reader", "secretKey": self.secret_key}]
+        reader = {"name": "reader", "credentials": reading, "actions": ["Read", "List"]}
+        (self.folder / "keys.json").write_text(json.dumps({"identities": [keys, reader]}))
         services = ("master", "volume", "filer")
         names = ("s3.port", "s3.port.grpc", *(f"{s}.port" for s in services), *(f"{s}.port.grpc" for s in services))
         ports = [self.port, *free_ports(len(names) - 1)]

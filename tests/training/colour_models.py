@@ -61,6 +61,21 @@ class Pixels(nn.Module):
         return {"out": torch.cat([torch.zeros_like(rest) + 2, self.gain * (images * 1.5 - rest)], 1)}
 
 
+class Wide(nn.Module):
+    """A convolution that is wider than small images."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, num_classes, 9)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"out": F.interpolate(self.head(images), images.shape[-2:])}
+
+
+def wide(*, num_classes: int) -> nn.Module:
+    return Wide(num_classes)
+
+
 def pixels(*, num_classes: int) -> nn.Module:
     return Pixels()
 
@@ -77,3 +92,4 @@ HERE, PAPER = "tests.training.colour_models", "https://example.org"
 BOXES = ModelSpec(f"{HERE}:BOXES", "detection", boxes, plain_rule, PAPER)
 INSTANCES = ModelSpec(f"{HERE}:INSTANCES", "instance", instances, plain_rule, PAPER)
 PIXELS = ModelSpec(f"{HERE}:PIXELS", "semantic", pixels, rule, PAPER)
+WIDE = ModelSpec(f"{HERE}:WIDE", "semantic", wide, rule, PAPER)
