@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # torch takes seconds to import, and what a model is can be read without it
     from torch import nn
 
-Task = Literal["detection", "instance", "semantic"]
+Task = Literal["detection", "instance", "semantic", "panoptic"]
 BACKGROUND = "__background__"
 
 
@@ -80,7 +80,8 @@ class ModelSpec:
     `build(num_classes=K, **options)` returns the network with random weights; K counts the background where
     `background` is true (label 0, as torchvision has it). Detection and instance networks take a list of CHW float
     images in [0, 1] and give `[{boxes (N, 4) xyxy float, labels (N,) int64, scores (N,), masks? (N, 1, H, W)}]` in
-    evaluation, a dict of losses in training. Semantic networks take NCHW and give `{"out": (N, K, H, W) logits}`.
+    evaluation, a dict of losses in training. Panoptic networks (models/segmentation/panoptic_fpn.py) take such a list
+    too, targets with masks and a map, and give a panoptic map beside the boxes. Semantic networks take NCHW and give `{"out": (N, K, H, W) logits}`.
     """
 
     name: str

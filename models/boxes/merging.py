@@ -16,7 +16,8 @@ def match_costs(boxes: Tensor) -> Tensor:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     diagonals = (boxes[:, 2:] - boxes[:, :2]).norm(dim=1)
     distance = torch.cdist(centres, centres) / ((diagonals[:, None] + diagonals) / 2).clamp(min=1e-6)
-    return (distance + 1 - box_iou(boxes, boxes)).fill_diagonal_(torch.inf)
+    costs: Tensor = distance + 1 - box_iou(boxes, boxes)
+    return costs.fill_diagonal_(torch.inf)
 
 
 def greedy_merge(boxes: Tensor, confidences: Tensor, limit: float) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class Localiser(nn.Module):
     ) -> None:
         super().__init__()
         size = (side, side)
-        self.transform = GeneralizedRCNNTransform(side, side, list(MEAN), list(STD), fixed_size=size)
+        self.transform: nn.Module = GeneralizedRCNNTransform(side, side, list(MEAN), list(STD), fixed_size=size)
         self.backbone = backbone.requires_grad_(train_backbone)
         self.train_backbone = train_backbone
         self.objects = objects
@@ -86,7 +86,7 @@ class Localiser(nn.Module):
             self._filled(scores, each)
             for scores, each in zip(logits.softmax(2), boxes.clamp(0, 1) * scale, strict=True)
         ]
-        detections: list[Detections] = self.transform.postprocess(found, batch.image_sizes, sizes)
+        detections: list[Detections] = self.transform.postprocess(found, batch.image_sizes, sizes)  # type: ignore[operator]
         return detections
 
     def _losses(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points, version
 
 from cyclopts import App
 
+from pipeline.cli import recipe
 from pipeline.errors import ShardlensError
 
 COMMANDS = {
@@ -16,6 +17,7 @@ COMMANDS = {
     "evaluate": "Score a run against its dataset's annotations: AP and AR, Dice and IoU.",
     "train": "Fit a model to a dataset with Ray Train and write a checkpoint.",
     "query": "Run SQL over all tables of the warehouse.",
+    "fuse": "Fuse the boxes of several runs of one dataset into one run.",
     "export": "Write a run's predictions as a COCO results file.",
     "import": "Take COCO results made elsewhere in as a committed run.",
     "runs": "List the runs of the warehouse.",
@@ -42,7 +44,8 @@ def build_app() -> App:
     )
     for name, text in COMMANDS.items():
         place = "import_" if name == "import" else name  # a word of Python's own
-        app.command(f"pipeline.cli.{place}:{place}", name=name, help=text)
+        settings = {"config": recipe.fill_in} if name == "train" else {}
+        app.command(f"pipeline.cli.{place}:{place}", name=name, help=text, **settings)
     for entry in entry_points(group="shardlens.commands"):
         app.command(entry.value, name=entry.name, help=OF_FLOWS.get(entry.name))
     return app

@@ -78,6 +78,19 @@ SMALL: dict[str, Small] = {
     "pspnet": Small({"encoder": "mobilenet_v2", "width": 32}),
     "deeplabv3plus": Small({"encoder": "mobilenet_v2", "width": 16}),
     "fpn": Small({"encoder": "mobilenet_v2", "width": 64}),
+    "panoptic_fpn": Small(
+        {
+            "stuff": "2",
+            "backbone": "resnet18",
+            "width": 16,
+            "hidden": 32,
+            "semantic_width": 16,
+            "min_size": 64,
+            "max_size": 96,
+            "score_threshold": 0.001,
+            "stuff_area": 16,
+        }
+    ),
     "hourglass": Small({"stacks": 2, "width": 16, "depth": 2}),
     "unet": Small({"depth": 2, "width": 16}),
     "yolov2": Small(YOLO),
