@@ -141,7 +141,7 @@ def resolve(config: NetworkConfig) -> Network:
             f"{uri} holds a {checkpoint.model}, not a {name}: leave --model out, or give its own weights"
         )
     spec = models.find(name)
-    options = {**(checkpoint.options if checkpoint else {}), **_options(spec, config.options)}
+    options = {**(checkpoint.options if checkpoint else {}), **read_options(spec, config.options)}
     labels = _labels(spec, config.labels, checkpoint)
     pairs = tuple(sorted((k, str(v)) for k, v in options.items()))
     network = Network(name, pairs, uri, digest, labels, config.score_threshold)
@@ -218,8 +218,8 @@ def _read_weights(uri: str) -> bytes:
         raise WeightsError(f"the weights cannot be read: {error}") from None
 
 
-def _options(spec: ModelSpec, given: Mapping[str, str]) -> dict[str, str]:
-    """Replace the URIs of option files by their text."""
+def read_options(spec: ModelSpec, given: Mapping[str, str]) -> dict[str, str]:
+    """The options, with the URIs of files replaced by their text."""
     return {key: _text(value) if key in spec.text_options else value for key, value in given.items()}
 
 

@@ -19,6 +19,7 @@ from pipeline import storage
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
+from pipeline.networks import read_options
 from pipeline.training import checks
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID
@@ -140,7 +141,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         checks.check_validation(config, spec, annotations, dataset.images, dataset.categories, val_split)
     labels, label_of = name_labels(spec, dataset.categories)
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
-    options, init = coerce(spec, config.options), _init_digest(config.init)
+    options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
     faults = checks.notes(config, spec.task, truth, images, dataset.categories, annotations)
     notes = (checks.stated(config, val_split, metric), *faults)
     job = TrainJob(
