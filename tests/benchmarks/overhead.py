@@ -1,0 +1,103 @@
+"""Everything but the network: a model that does nothing, JPEGs of 80 KB, two Ray workers; and memory as images grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets import IngestConfig, ingest
+from pipeline.execution import Progress
+from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.networks import NetworkConfig
+from pipeline.predict import PredictConfig, predict
+from tests import images
+
+MODEL = "tests.benchmarks.models:NOTHING"
+COUNTS = (2_000, 10_000)
+WORKERS = 2
+
+
+def draw(folder: Path, count: int, distinct: int = 100) -> None:
+    """Pictures with some noise, about as large as photos are as JPEG; each is there many times, by hard links."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        place = folder / f"{i:05d}.jpg"
+        if i < distinct:
+            pixels = np.clip(images.picture(480, 640, i) + rng.integers(-20, 20, (480, 640, 3)), 0, 255)
+            place.write_bytes(images.encode(pixels.astype(np.uint8), "JPEG", quality=85))
+        else:
+            place.hardlink_to(folder / f"{i % distinct:05d}.jpg")
+
+
+def children(pid: int) -> Iterator[int]:
+    """The process's descendants."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield int(child)
+            yield from children(int(child))
+
+
+def peaks() -> list[float]:
+    """Largest memory so far, in GB, of each living worker."""
+    found = []
+    for pid in children(os.getpid()):
+        status = Path(f"/proc/{pid}/status").read_text()
+        if "ray::" in status.partition("\n")[0] and "VmHWM:" in status:  # one that ends has none
+            found.append(int(status.partition("VmHWM:")[2].split()[0]) / 1e6)
+    return found
+
+
+def measure(folder: str) -> dict[str, float]:
+    """Images per second of the second half, and the peaks of driver and workers."""
+    seen: list[tuple[float, int]] = []
+    memory: list[float] = []
+
+    def listen(progress: Progress) -> None:
+        seen.append((time.perf_counter(), progress.done))
+        if progress.done > 0.95 * progress.total:
+            memory.extend(peaks())
+
+    with tempfile.TemporaryDirectory() as warehouse:
+        with open_executor() as here:
+            ingest(IngestConfig("photos", images=folder, warehouse=warehouse), here)
+        network = NetworkConfig(model=MODEL, weights="random")
+        asked = PredictConfig("photos", network=network, precision="fp32", warehouse=warehouse)
+        with open_executor(ExecutorConfig(kind="ray", workers=f"{WORKERS}:{WORKERS}")) as executor:
+            predict(asked, executor, listen)
+    (first, some), (last, every) = seen[len(seen) // 2], seen[-1]
+    driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"images/s": (every - some) / (last - first), "driver GB": driver, "worker GB": max(memory)}
+
+
+def run() -> dict[str, dict[str, float]]:
+    """Print the figures for few and for many images, and how much more memory many take."""
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for count in COUNTS:
+            folder = Path(place) / str(count)
+            draw(folder, count)
+            command = [sys.executable, "-m", "tests.benchmarks.overhead", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+            found[str(count)] = json.loads(done.stdout.splitlines()[-1])
+    few, many = (found[str(count)] for count in COUNTS)
+    print(f"\nA model that does nothing, {WORKERS} Ray workers, JPEGs of 640x480 and 80 KB")
+    print(f"{'':12}{COUNTS[0]:>10,}{COUNTS[1]:>10,}{'ratio':>8}")
+    for name in few:
+        print(f"{name:12}{few[name]:10.2f}{many[name]:10.2f}{many[name] / few[name]:8.2f}")
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1])))
