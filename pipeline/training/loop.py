@@ -19,6 +19,7 @@ from pipeline.training import scores, state
 from pipeline.training.checks import Trial, check_smallest
 from pipeline.training.data import Share, TrainingData
 from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
+from pipeline.training.fitting import fit_at_once
 from pipeline.training.job import TrainJob, Worker
 from pipeline.training.order import steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
@@ -50,6 +51,8 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
         ShardlensError: see `pipeline.training.job.prepare`; also a store that stays down.
     """
     with _own_settings(job, worker):
+        if job.spec.fits_at_once:
+            return fit_at_once(job, worker)
         loop = Loop(job, worker)
         try:
             loop.resume()
