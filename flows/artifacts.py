@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -20,13 +22,14 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from pipeline import storage
 from pipeline.annotations.problems import KINDS
 from pipeline.datasets import IngestReport
 from pipeline.evaluate import Evaluation
 from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.predict import PredictReport
 from pipeline.train import TrainReport
-from pipeline.warehouse import Warehouse
+from pipeline.warehouse import Warehouse, read_json
 
 
 def key(kind: str, name: str) -> str:
@@ -182,12 +185,41 @@ def _problems(report: IngestReport) -> str:
 
 
 def show_checkpoint(report: TrainReport) -> None:
-    """Publish where a checkpoint lies, and how the training went."""
+    """Publish where a checkpoint lies, how the training went, epoch by epoch, and its curves as a picture."""
     losses = "\n".join(f"| {name} | {value:.4f} |" for name, value in report.losses.items())
+    best = "\n".join(
+        f"| {name} | {value:.4f} |" for name, value in report.best.items() if name not in ("epoch", "step")
+    )
+    chosen = f"\n\n| best validation, epoch {report.best['epoch']:.0f} | |\n| --- | --- |\n{best}" if best else ""
+    notes = "".join(f"\n- {note}" for note in report.notes)
     create_markdown_artifact(
         f"### Checkpoint of {report.run}\n\n`{report.checkpoint}`\n\n"
         f"{report.epochs} epochs over {report.images} images of {report.dataset}, version {report.dataset_version}, "
-        f"in {report.seconds:.0f} s.\n\n| last epoch | mean |\n| --- | --- |\n{losses}\n",
+        f"in {report.seconds:.0f} s.\n{notes}\n\n| last epoch | mean |\n| --- | --- |\n{losses}{chosen}\n",
         key("checkpoint", report.dataset),
         f"Training run {report.run}: its checkpoint, and its losses.",
     )
+    create_table_artifact(
+        epoch_rows(report.checkpoint), key("training", report.dataset), f"Training run **{report.run}**, epoch by epoch"
+    )
+    if report.curves:
+        picture = base64.b64encode(storage.read(report.curves)).decode()
+        create_image_artifact(
+            f"data:image/png;base64,{picture}",
+            key("curves", report.dataset),
+            f"Training run {report.run}: {report.curves}",
+        )
+
+
+def epoch_rows(checkpoint: str) -> list[dict[str, Any]]:
+    """A row for each epoch: its losses, and the figures of its validation, if it had one."""
+    document = read_json(storage.join(checkpoint, "train.json"))
+    figures = {row["epoch"]: row for row in document.get("validations", [])}
+    names = list(dict.fromkeys(name for row in figures.values() for name in row if name not in ("epoch", "step")))
+    rows = []
+    for losses in document["losses"]:
+        found = figures.get(losses["epoch"], {})
+        rows.append(
+            {k: _figure(v) for k, v in losses.items()} | {n: _figure(found[n]) if n in found else "" for n in names}
+        )
+    return rows

@@ -19,6 +19,7 @@ from pipeline.evaluate import EvaluateConfig, Evaluation
 from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.predict import PredictConfig, PredictReport
 from pipeline.train import TrainConfig, TrainReport
+from pipeline.training.job import TrainJob, prepare
 from pipeline.warehouse import Warehouse
 
 
@@ -78,9 +79,24 @@ def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
     return found
 
 
+@task(
+    name="check",
+    task_run_name="check {config.dataset}",
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def check(config: TrainConfig) -> TrainJob:
+    """See that there is something to learn, and say what to know of the data before anything is started."""
+    job = prepare(config)
+    for note in job.notes:
+        get_run_logger().info("%s", note)
+    return job
+
+
 @task(task_run_name="train {config.model}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
 def train(config: TrainConfig) -> TrainReport:
-    """Fit a model to a dataset and write a checkpoint."""
+    """Fit a model to a dataset and write a checkpoint; what an earlier try left goes on from its last checkpoint."""
     report = training.train(config, ProgressArtifacts(config.dataset))
     get_run_logger().info("run %s: its checkpoint is %s", report.run, report.checkpoint)
     show_checkpoint(report)

@@ -44,7 +44,7 @@ DEPLOYMENTS = load("prefect.yaml")["deployments"]
 
 def test_every_flow_is_deployed_once_by_hand_and_inference_each_night() -> None:
     named = sorted(f"{flow_of(each).name}/{each['name']}" for each in DEPLOYMENTS)
-    flows = ("dataset_inference", "evaluate", "ingest", "predict", "train")
+    flows = ("dataset_inference", "dataset_training", "evaluate", "ingest", "predict", "train")
     assert named == sorted([*(f"{flow}/by-hand" for flow in flows), "dataset_inference/nightly"])
 
 

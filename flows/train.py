@@ -1,0 +1,74 @@
+"""Training as it is scheduled: look at the data, train, then score the checkpoint as any run of predictions is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from prefect import flow, get_run_logger
+
+from flows import logs, tasks
+from flows.forms import Form
+from flows.patience import Patience
+from flows.stages import Trying, Workers
+from pipeline.evaluate import EvaluateConfig, Evaluation
+from pipeline.executors import ExecutorConfig
+from pipeline.networks import NetworkConfig
+from pipeline.predict import PredictConfig, PredictReport
+from pipeline.train import TrainConfig, TrainReport
+
+logs.leave_out_tracebacks()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of a training."""
+
+    report: TrainReport
+    prediction: PredictReport | None
+    """None = not asked for, or there is no split to validate on."""
+    evaluation: Evaluation | None
+
+
+@flow(name="dataset_training", flow_run_name="train {train.model} on {train.dataset}", persist_result=False)
+def dataset_training(
+    train: Annotated[TrainConfig, Form(TrainConfig)],
+    evaluate: bool = True,
+    executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
+    patience: Trying = Patience(),  # noqa: B008 - frozen
+) -> Training:
+    """Fit a model to a dataset, then predict and score the split to validate on with the weights that were kept.
+
+    What cannot work is told before anything is started. A training that fails is tried again, and goes on from its last
+    checkpoint; one that is whole already is only reported.
+
+    Args:
+        train: What to train, on what, and how.
+        evaluate: Predict and score the split to validate on, category by category, as a run of its own.
+        executor: Where the prediction and its score run; the training's own executor is named in `train`.
+        patience: How often and how long each stage is tried.
+    """
+    patience.on(tasks.check)(train)
+    report = patience.on(tasks.train)(train)
+    if not evaluate or report.val_split is None:
+        get_run_logger().info(
+            "the checkpoint is not scored: %s", "not asked for" if not evaluate else "no split for it"
+        )
+        return Training(report, None, None)
+    prediction = patience.on(tasks.predict)(scoring(train, report), executor, wait_for=[report])
+    scored = EvaluateConfig(prediction.run, warehouse=train.warehouse)
+    evaluation = patience.on(tasks.evaluate)(scored, executor, wait_for=[prediction])
+    return Training(report, prediction, evaluation)
+
+
+def scoring(train: TrainConfig, report: TrainReport) -> PredictConfig:
+    """How the split that was validated on is predicted with the weights that were kept."""
+    return PredictConfig(
+        f"{report.dataset}@{report.dataset_version}",
+        network=NetworkConfig(weights=report.checkpoint),
+        split=report.val_split,
+        batch_size=train.batch_size,
+        precision=train.precision,
+        max_pixels=train.max_pixels,
+        warehouse=train.warehouse,
+    )
