@@ -184,8 +184,7 @@ class Loop:
     def _validate(self) -> bool:
         """Validate if it is due, and note whether this is the best so far; whether it was due."""
         config, standing, worker = self.job.config, self.standing, self.worker
-        due = standing.epoch % config.validate_every == 0 or standing.epoch == config.epochs
-        if self.validator is None or not due:
+        if self.validator is None or (standing.epoch % config.validate_every and standing.epoch != config.epochs):
             return False
         with self.stepper.predicting() as network:
             found = self.validator(network, worker.rank, worker.world_size)
