@@ -85,11 +85,20 @@ class DarknetDetector(nn.Module):
 
     def load_darknet(self, data: bytes, where: str = "the weights") -> None:
         """Take the weights from the bytes of a Darknet .weights file."""
-        self.header = weights_file.read(self.layers, data, where)
+        self.header = weights_file.read(self.layers, self._anchors(), data, where)
+
+    def darknet_state(self, data: bytes, where: str = "the weights") -> dict[str, Tensor]:
+        """The tensors of a .weights file by their names here, for transfer: of any number of classes, or a backbone's."""
+        found = weights_file.state(self.layers, self._anchors(), data, where)
+        return {f"layers.{name}": tensor for name, tensor in found.items()}
 
     def save_darknet(self) -> bytes:
         """The bytes of a Darknet .weights file; what `load_darknet` took comes back unchanged."""
         return weights_file.write(self.layers, self.header)
+
+    def _anchors(self) -> dict[int, int]:
+        """The anchors of each convolution before a head, by its layer."""
+        return {head - 1: count for head, count in zip(self.heads, self.decoder.anchors, strict=True)}
 
     def _stretched(self, image: Tensor) -> Tensor:
         return F.interpolate(image[None], self.size, mode="bilinear", align_corners=False)[0]

@@ -6,15 +6,21 @@ height, width). https://github.com/pjreddie/darknet/blob/master/src/parser.c (lo
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.errors import WeightsError
+
+Shape = tuple[int, ...]
+_BOX = 5
+"""Values that an anchor has beside its classes."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +38,59 @@ class Header:
         return "<3iq" if self.major * 10 + self.minor >= 2 else "<3ii"
 
 
-def read(layers: nn.ModuleList, data: bytes, where: str) -> Header:
-    """Copy the values in `data` into the convolutions of `layers`; `where` names the file in errors."""
-    header = _header(data, where)
-    found, rest = divmod(len(data) - struct.calcsize(header.layout), 4)
+class Slot(NamedTuple):
+    """A tensor's place in the file."""
+
+    layer: int
+    name: str
+    """In the list of layers, as `state_dict` has it."""
+    tensor: Tensor
+
+
+def read(layers: nn.ModuleList, heads: Mapping[int, int], data: bytes, where: str) -> Header:
+    """Copy the values in `data` into the convolutions of `layers`; `where` names the file in errors.
+
+    `heads` has the anchors of each convolution, by its layer, that tells anchors and classes.
+    """
+    header, values, rest = _parse(data, where)
     slots = list(_slots(layers))
-    expected = sum(tensor.numel() for _, tensor in slots)
-    if found != expected or rest:
-        raise WeightsError(f"{where}: {_difference(slots, found, expected, rest)}; is it the .weights of another .cfg?")
-    values = torch.from_numpy(np.frombuffer(data, "<f4", offset=struct.calcsize(header.layout)).astype(np.float32))
-    start = 0
+    shapes = [tuple(slot.tensor.shape) for slot in slots]
+    found = _shapes(slots, heads, len(values))
+    if rest or found != shapes:
+        raise WeightsError(f"{where}: {_difference(slots, found, len(values), rest)}")
     with torch.no_grad():
-        for _, tensor in slots:
-            tensor.copy_(values[start : start + tensor.numel()].view(tensor.shape))
-            start += tensor.numel()
+        for slot, tensor in zip(slots, _cut(values, shapes), strict=True):
+            slot.tensor.copy_(tensor)
     return header
+
+
+def state(layers: nn.ModuleList, heads: Mapping[int, int], data: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors in `data` by their names in `layers`, for transfer.
+
+    The file may be of other classes, whose number is told from its length, or end after any layer, as those of a
+    backbone alone do.
+    """
+    _, values, rest = _parse(data, where)
+    slots = list(_slots(layers))
+    shapes = _shapes(slots, heads, len(values))
+    if rest or shapes is None:
+        raise WeightsError(f"{where}: {_difference(slots, shapes, len(values), rest)}")
+    return {slot.name: tensor for slot, tensor in zip(slots, _cut(values, shapes), strict=False)}
 
 
 def write(layers: nn.ModuleList, header: Header) -> bytes:
     """The bytes of a .weights file; `read` of it gives the same values and the same header."""
     head = struct.pack(header.layout, header.major, header.minor, header.revision, header.seen)
-    values = (tensor.detach().cpu().float().numpy().astype("<f4").tobytes() for _, tensor in _slots(layers))
+    values = (slot.tensor.detach().cpu().float().numpy().astype("<f4").tobytes() for slot in _slots(layers))
     return head + b"".join(values)
+
+
+def _parse(data: bytes, where: str) -> tuple[Header, Tensor, int]:
+    """The header, the floats behind it, and how many bytes are over."""
+    header = _header(data, where)
+    start = struct.calcsize(header.layout)
+    count, rest = divmod(len(data) - start, 4)
+    return header, torch.from_numpy(np.frombuffer(data, "<f4", count, start).astype(np.float32)), rest
 
 
 def _header(data: bytes, where: str) -> Header:
@@ -70,27 +107,59 @@ def _header(data: bytes, where: str) -> Header:
     return Header(*struct.unpack_from(start.layout, data))
 
 
-def _slots(layers: Iterable[nn.Module]) -> Iterator[tuple[int, Tensor]]:
-    """(layer number, tensor) in the file's order."""
+def _slots(layers: Iterable[nn.Module]) -> Iterator[Slot]:
+    """The tensors in the file's order."""
     for index, layer in enumerate(layers):
         if not isinstance(layer, nn.Sequential):
             continue
         convolution, norm = layer[0], layer[1]
         assert isinstance(convolution, nn.Conv2d)
         if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            yield from ((index, t) for t in (norm.bias, norm.weight, norm.running_mean, norm.running_var))
+            for name in ("bias", "weight", "running_mean", "running_var"):
+                yield Slot(index, f"{index}.1.{name}", getattr(norm, name))
         elif convolution.bias is not None:
-            yield index, convolution.bias
-        yield index, convolution.weight
+            yield Slot(index, f"{index}.0.bias", convolution.bias)
+        yield Slot(index, f"{index}.0.weight", convolution.weight)
 
 
-def _difference(slots: list[tuple[int, Tensor]], found: int, expected: int, rest: int) -> str:
-    """What is wrong with a file of `found` floats and `rest` bytes, and where the values run out."""
-    text = f"holds {found} floats{f' and {rest} bytes' if rest else ''}, the .cfg needs {expected}"
-    if found >= expected:
-        return f"{text}: {found - expected} too many"
-    ends = np.cumsum([tensor.numel() for _, tensor in slots])
-    layer = slots[int(np.searchsorted(ends, found, side="right"))][0]
-    return f"{text}: {expected - found} missing, from layer {layer} on"
+def _cut(values: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    sizes = [math.prod(shape) for shape in shapes]
+    return [part.view(shape) for part, shape in zip(torch.split(values, sizes), shapes, strict=True)]
+
+
+def _shapes(slots: Sequence[Slot], heads: Mapping[int, int], count: int) -> list[Shape] | None:
+    """Shapes of the tensors in a file of `count` floats, of these layers with any number of classes; None = no telling.
+
+    A file that ends with a layer has the shapes up to there.
+    """
+    shapes = [tuple(slot.tensor.shape) for slot in slots]
+    variable = {i: shapes[i][0] // heads[slot.layer] for i, slot in enumerate(slots) if slot.layer in heads}
+    fields = next(iter(variable.values()), 0)
+    each = sum(math.prod(shapes[i]) // fields for i in variable)
+    fixed = sum(math.prod(shape) for i, shape in enumerate(shapes) if i not in variable)
+    theirs, rest = divmod(count - fixed, each) if each else (fields, count - fixed)
+    if not rest and theirs > _BOX:
+        return [(s[0] // fields * theirs, *s[1:]) if i in variable else s for i, s in enumerate(shapes)]
+    ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    last = ends.index(count) if count in ends else -1
+    ends_with_layer = 0 <= last < len(slots) - 1 and slots[last].layer != slots[last + 1].layer
+    return shapes[: last + 1] if ends_with_layer else None
+
+
+def _difference(slots: Sequence[Slot], found: Sequence[Shape] | None, count: int, rest: int) -> str:
+    """What is wrong with a file of `count` floats and `rest` bytes, and where: the first layer that differs or is missing.
+
+    `found` are the shapes that its length tells.
+    """
+    expected = sum(slot.tensor.numel() for slot in slots)
+    text = f"holds {count} floats{f' and {rest} bytes' if rest else ''}, the .cfg needs {expected}"
+    text += f": {count - expected} too many" if count >= expected else f": {expected - count} missing"
+    for slot, shape in zip(slots, found or (), strict=False):
+        own = tuple(slot.tensor.shape)
+        if shape != own:
+            return f"{text}; layer {slot.layer} would be {shape} there and is {own} here: is it of other classes?"
+    if count < expected:
+        ends = np.cumsum([slot.tensor.numel() for slot in slots])
+        first = slots[int(np.searchsorted(ends, count, side="right"))]
+        text += f", from layer {first.layer} {tuple(first.tensor.shape)} on"
+    return f"{text}; is it the .weights of another .cfg?"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models.matching import COUNTER, match
-from models.weights import load, read_state
+from models.weights import read_state
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.training.config import TrainConfig
 
@@ -50,8 +51,7 @@ def initialise(network: nn.Module, data: bytes, where: str) -> Initialised:
     state = read_state(network, data, where)
     own = network.state_dict()
     if state is None:
-        load(network, data, where)
-        return Initialised(where, frozenset(own), {}, ())
+        state = cast(Any, network).darknet_state(data, where)
     found = match(own, state)
     if not any(own[name].ndim > 1 for name in found.taken):
         raise WeightsError(

@@ -45,11 +45,11 @@ def test_a_file_cut_short_says_how_much_is_missing_and_where(network):
     data = file()
     with pytest.raises(
         WeightsError,
-        match=rf"x: holds {FLOATS - 10} floats, the .cfg needs {FLOATS}: 10 missing, from layer 9 on",
+        match=rf"x: holds {FLOATS - 10} floats, the .cfg needs {FLOATS}: 10 missing, from layer 9 \(27, 12, 1, 1\) on; is it",
     ):
         network.load_darknet(data[:-40], "x")
     with pytest.raises(
-        WeightsError, match=rf"holds 5 floats and 2 bytes, .*: {FLOATS - 5} missing, from layer 0 on; is it"
+        WeightsError, match=rf"holds 5 floats and 2 bytes, .*: {FLOATS - 5} missing, from layer 0 \(8,\) on; is it"
     ):
         network.load_darknet(data[:42])
 
@@ -67,3 +67,37 @@ def test_a_file_too_long_is_of_another_cfg(network):
 def test_what_is_no_weights_file(network, data, message):
     with pytest.raises(WeightsError, match=message):
         network.load_darknet(data, "x")
+
+
+HEAD = 13 * 3
+"""Floats of the last convolution for each class: three anchors' filters and biases."""
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(80, 255), (1, 18)])
+def test_weights_of_other_classes_are_told_by_their_length(network, classes, channels):
+    data = file(floats=FLOATS + (classes - CLASSES) * HEAD)
+    many = f"{abs(classes - CLASSES) * HEAD} {'too many' if classes > CLASSES else 'missing'}"
+    message = rf"{many}; layer 9 would be \({channels},\) there and is \(27,\) here: is it of other classes"
+    with pytest.raises(WeightsError, match=message):
+        network.load_darknet(data)
+
+
+def test_weights_of_other_classes_are_read_by_name_for_transfer(network):
+    other = build("darknet", 7, {"cfg": TINY_CFG.replace("filters=27", "filters=36").replace("classes=4", "classes=7")})
+    state = network.darknet_state(other.save_darknet())
+    expected = {key: value for key, value in other.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+    assert state["layers.9.0.weight"].shape == (36, 12, 1, 1)
+
+
+def test_a_backbones_file_ends_after_a_layer(network):
+    whole = network.save_darknet()
+    state = network.darknet_state(whole[: 20 + 4 * (4 * 8 + 8 * 3 * 9)])
+    assert list(state) == [
+        f"layers.0.{n}" for n in ("1.bias", "1.weight", "1.running_mean", "1.running_var", "0.weight")
+    ]
+    assert torch.equal(state["layers.0.0.weight"], network.layers[0][0].weight)
+    for cut in (whole[: 20 + 4 * 8], whole[:-1]):
+        with pytest.raises(WeightsError, match="missing, from layer"):
+            network.darknet_state(cut)
