@@ -24,6 +24,7 @@ class Overfit:
     """Draw images with exactly that many shapes; None = one to five."""
 
 
+NINE, SIX = "16,16,20,20,24,24,28,28,32,32,36,36,40,40,46,46,54,54", "18,18,24,24,30,30,36,36,42,42,50,50"
 YOLO: Mapping[str, object] = {"input_size": 128}
 SLOWLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4}
 MOBILE: Mapping[str, object] = {"backbone": "mobilenet_v2", "min_size": 256, "max_size": 256}
@@ -94,7 +95,9 @@ OVERFITS: dict[str, Overfit] = {
     "light_head_rcnn": Overfit(
         {**MOBILE, **ANCHORS, "parts": 5, "thin": 8, "kernel": 7, "middle": 32, "hidden": 128}, SLOWLY
     ),
-    "rcnn": Overfit({"backbone": "resnet18", "side": 96, "search": "single", "ridge": 10.0}, {"epochs": 1}),
+    "rcnn": Overfit(
+        {"backbone": "resnet18", "side": 64, "search": "single", "svm_cost": 0.1, "ridge": 10.0}, {"epochs": 1}
+    ),
     "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 3, "width": 128}, {**SLOWLY, "epochs": 120}),
     "hourglass": Overfit(
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
@@ -141,10 +144,9 @@ OVERFITS: dict[str, Overfit] = {
         {"epochs": 80, "batch_size": 4},
     ),
     "yolov2": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
-    "yolov2_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
-    "yolov3": Overfit(
-        {**YOLO, "width": 0.25, "anchors": "16,16,20,20,24,24,28,28,32,32,36,36,40,40,46,46,54,54"}, SLOWLY
-    ),
-    "yolov3_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "18,18,24,24,30,30,36,36,42,42,50,50"}, SLOWLY),
-    "yolov4_tiny": Overfit({**YOLO, "width": 0.5, "anchors": "18,18,24,24,30,30,36,36,42,42,50,50"}, SLOWLY),
+    "yolov2_tiny": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
+    "yolov3": Overfit({**YOLO, "width": 0.25, "anchors": NINE}, SLOWLY),
+    "yolov3_spp": Overfit({**YOLO, "width": 0.25, "anchors": NINE}, SLOWLY),
+    "yolov3_tiny": Overfit({**YOLO, "width": 0.5, "anchors": SIX}, SLOWLY),
+    "yolov4_tiny": Overfit({**YOLO, "width": 0.5, "anchors": SIX}, SLOWLY),
 }
