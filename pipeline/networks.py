@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from torch import nn
 
 import models
-from models.spec import BACKGROUND, ModelSpec
-from models.weights import Checkpoint, load, read_checkpoint
+from models.spec import BACKGROUND, ModelSpec, Published
+from models.weights import Checkpoint, load, read_checkpoint, verify
 from pipeline import storage
 from pipeline.errors import (
     ConfigError,
@@ -132,6 +132,9 @@ def resolve(config: NetworkConfig) -> Network:
     digest = RANDOM if uri == RANDOM else _digest(data)
     if config.sha256 is not None and config.sha256.lower() != digest:
         raise WeightsError(f"{uri} has SHA-256 {digest}, expected {config.sha256}: it is another file, or damaged")
+    published = _published(config)
+    if published and published.sha256:
+        verify(data, published.sha256, uri)
     checkpoint = read_checkpoint(data) if data else None
     name = config.model or (checkpoint.model if checkpoint else None)
     if name is None:
@@ -141,7 +144,8 @@ def resolve(config: NetworkConfig) -> Network:
             f"{uri} holds a {checkpoint.model}, not a {name}: leave --model out, or give its own weights"
         )
     spec = models.find(name)
-    options = {**(checkpoint.options if checkpoint else {}), **read_options(spec, config.options)}
+    own = checkpoint.options if checkpoint else published.options if published else {}
+    options = {**own, **read_options(spec, config.options)}
     labels = _labels(spec, config.labels, checkpoint)
     pairs = tuple(sorted((k, str(v)) for k, v in options.items()))
     network = Network(name, pairs, uri, digest, labels, config.score_threshold)
@@ -180,10 +184,14 @@ def _weights_uri(config: NetworkConfig) -> str:
         )
     if config.weights == RANDOM:
         return RANDOM
-    published = models.find(config.model).published if config.model else None
-    if published and config.weights in published:
-        return str(published[config.weights].url)
-    return storage.normalise(config.weights)
+    published = _published(config)
+    return published.url if published else storage.normalise(config.weights)
+
+
+def _published(config: NetworkConfig) -> Published | None:
+    """The published weights that `config` names."""
+    known = models.find(config.model).published if config.model else None
+    return (known or {}).get(str(config.weights))
 
 
 def _weights_file(uri: str) -> str:
