@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import from_numpy, tensor
+
+from models.boxes.matching import best_overlaps
+from models.detection import graph_segmentation
+from models.detection.colour_spaces import hsv, lab
+from models.detection.graph_segmentation import segment
+from models.detection.selective_search import FAST, SINGLE, selective_search
+from tests.images import picture
+
+
+def by_the_paper(image: np.ndarray, scale: float, min_size: int) -> np.ndarray:
+    """Edge by edge, with a forest in lists."""
+    ends, steps = graph_segmentation._grid_edges(gaussian_filter(image, (0.8, 0.8, 0)))
+    order = np.argsort(steps, kind="stable")
+    pairs = ends[:, order].T.tolist()
+    count = image.shape[0] * image.shape[1]
+    parent, sizes, inner = list(range(count)), [1] * count, [0.0] * count
+
+    def root(a: int) -> int:
+        while parent[a] != a:
+            a = parent[a]
+        return a
+
+    for (a, b), weight in zip(pairs, (steps[order] / 128).tolist(), strict=True):
+        a, b = root(a), root(b)
+        if a != b and weight <= min(inner[a] + scale / sizes[a], inner[b] + scale / sizes[b]):
+            parent[b], inner[a] = a, weight
+            sizes[a] += sizes[b]
+    for a, b in pairs:
+        a, b = root(a), root(b)
+        if a != b and min(sizes[a], sizes[b]) < min_size:
+            parent[b] = a
+            sizes[a] += sizes[b]
+    return np.array([root(i) for i in range(count)]).reshape(image.shape[:2])
+
+
+def same_segments(a: np.ndarray, b: np.ndarray) -> bool:
+    pairs = len(np.unique(np.stack([a.ravel(), b.ravel()]), axis=1).T)
+    return pairs == len(np.unique(a)) == len(np.unique(b))
+
+
+@pytest.mark.parametrize(("scale", "min_size"), [(50.0, 20), (300.0, 1), (5.0, 5)])
+def test_segments_are_the_paper_s(scale, min_size):
+    noisy = picture(40, 50, seed=1) + np.random.default_rng(0).normal(0, 8, (40, 50, 3))
+    image = np.clip(noisy, 0, 255).astype(np.float32)
+    found = segment(image, scale, min_size)
+    assert same_segments(found, by_the_paper(image, scale, min_size))
+    assert 1 < found.max() + 1 < 1500
+
+
+def test_flat_areas_are_one_segment_each():
+    image = np.zeros((30, 40, 3), np.float32)
+    image[5:20, 10:30] = 200
+    found = segment(image, 50, 10)
+    assert found[0, 0] == found[29, 39] != found[12, 20]
+
+
+def scene() -> tuple[np.ndarray, list[list[int]]]:
+    image = np.full((80, 100, 3), 60, np.uint8)
+    image[10:40, 15:45] = (220, 40, 40)
+    image[50:70, 50:90] = (40, 200, 80)
+    noise = np.random.default_rng(0).normal(0, 4, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), [[15, 10, 45, 40], [50, 50, 90, 70]]
+
+
+@pytest.mark.parametrize("rule", [FAST, SINGLE])
+def test_objects_are_among_the_boxes(rule):
+    image, objects = scene()
+    boxes = selective_search(image, rule)
+    overlaps, _ = best_overlaps(tensor(objects).float(), from_numpy(boxes))
+    assert overlaps.min() > 0.85
+    assert len(np.unique(boxes, axis=0)) == len(boxes)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= (100, 80)).all()
+    assert [0, 0, 100, 80] in boxes.tolist()
+
+
+def test_the_same_image_gives_the_same_boxes():
+    image, _ = scene()
+    assert np.array_equal(selective_search(image), selective_search(image))
+
+
+def test_an_image_of_one_colour_is_one_box():
+    assert selective_search(np.full((20, 30, 3), 90, np.uint8)).tolist() == [[0, 0, 30, 20]]
+
+
+def test_colours():
+    image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90], [0, 0, 0], [255, 255, 255]]], np.uint8)
+    assert (hsv(image)[0, :3, 0] / 255 * 360).round().tolist() == [0, 120, 240]
+    assert hsv(image)[0, 3:, 1].tolist() == [0, 0, 0]
+    expected = np.array([[53.24, 80.09, 67.2], [87.74, -86.18, 83.18], [32.3, 79.19, -107.86]])  # CIE's, sRGB under D65
+    found = lab(image)[0, :3] * (1 / 2.55, 1, 1) - (0, 128, 128)
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+@pytest.mark.realdata
+def test_about_two_thousand_on_a_photo(realdata):
+    path = sorted((realdata / "coco2017-subset" / "val2017").glob("*.jpg"))[2]
+    photo = np.asarray(Image.open(path).convert("RGB"))
+    assert 1500 <= len(selective_search(photo)) <= 2000
