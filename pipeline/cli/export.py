@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pipeline.cli.console import Flat, Output, print_result
+from pipeline.darknet_export import export_darknet
 from pipeline.exports import export_coco
 from pipeline.runs import open_committed
 from pipeline.storage import normalise
@@ -14,14 +15,18 @@ from pipeline.warehouse import Warehouse, WarehouseRoot
 
 
 def export(
-    run: Annotated[str, Parameter(help="Name of a committed run.")],
+    run: Annotated[str, Parameter(help="Name of a committed run; of a training run for darknet.")],
     *,
     output: Annotated[str, Parameter(help="URI of the file to write.")],
-    format: Annotated[Literal["coco"], Parameter(help="Format of the file.")] = "coco",
+    format: Annotated[Literal["coco", "darknet"], Parameter(help="Format of the file.")] = "coco",
     warehouse: WarehouseRoot = "./warehouse",
     printed: Annotated[Output, Flat] = Output(),  # noqa: B008 - frozen
 ) -> None:
-    """Write a run's predictions as a COCO results file."""
+    """Write a run's predictions as a COCO results file, or a trained YOLO as Darknet's .weights, .cfg and .names."""
+    if format == "darknet":
+        files = export_darknet(Warehouse(warehouse), run, normalise(output))
+        print_result(files, printed, [f"written: {files.weights}, {files.cfg}, {files.names}"])
+        return
     report = export_coco(open_committed(Warehouse(warehouse), run), normalise(output))
     said = [f"{report.rows} predictions written to {report.uri}"]
     if report.left_out:

@@ -1,17 +1,21 @@
-"""A network that is given as a .cfg is trained from its URI, and its checkpoint carries the text."""
+"""Darknet's own files on the way in and out of training: .cfg, .weights, .names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 import models
 from models.weights import read_checkpoint
 from pipeline import storage
+from pipeline.darknet_export import export_darknet
+from pipeline.errors import ConfigError, WeightsError
 from pipeline.networks import NetworkConfig, load_network, resolve
 from pipeline.train import TrainConfig, train
+from pipeline.warehouse import Warehouse
 from tests.models.small import SMALL
 
 
@@ -46,3 +50,29 @@ def test_published_weights_of_other_classes_are_begun_with(config: Callable[...,
     kept, own = source.state_dict(), network.state_dict()
     assert torch.equal(own["layers.0.0.weight"], kept["layers.0.0.weight"])
     assert own["layers.15.0.weight"].shape[0] == 3 * (5 + 3)
+
+
+def test_a_trained_network_leaves_as_darknets_own_files(
+    config: Callable[..., TrainConfig], tmp_path: Path, warehouse: str
+) -> None:
+    train(config(model="yolov4_tiny", option=("width=0.125", "input_size=64")))
+    files = export_darknet(Warehouse(warehouse), "r", str(tmp_path / "out/tiny.weights"))
+    own = load_network(resolve(NetworkConfig(weights=f"{warehouse}/checkpoints/r")))
+    read = NetworkConfig(model="darknet", option=(f"cfg={files.cfg}",), weights=files.weights, labels=files.names)
+    resolved = resolve(read)
+    again = load_network(resolved)
+    assert resolved.labels == ("disc", "square", "triangle")
+    assert again.save_darknet() == own.save_darknet() == (tmp_path / "out/tiny.weights").read_bytes()
+    batch = torch.rand(1, 3, 64, 64)
+    for mine, theirs in zip(own.raw(batch), again.raw(batch), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_what_cannot_be_darknets(config: Callable[..., TrainConfig], warehouse: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected the URI of a .weights file; .cfg and .names go beside it"):
+        export_darknet(Warehouse(warehouse), "r", "out.bin")
+    with pytest.raises(WeightsError, match="no weights at"):
+        export_darknet(Warehouse(warehouse), "r", "out.weights")
+    train(config())
+    with pytest.raises(ConfigError, match="run r trained a fcos_small, which Darknet has no layers for"):
+        export_darknet(Warehouse(warehouse), "r", "out.weights")
