@@ -132,7 +132,7 @@ class RCNN(nn.Module):
         features = self.features(image, regions) * self.feature_scale
         margins = features @ self.svm_weights.T + self.svm_biases
         codes = torch.einsum("nd,kcd->nkc", features, self.box_weights) + self.box_biases
-        boxes = decode(codes.flatten(1), regions).reshape(len(regions), -1, 4)
+        boxes = torch.unflatten(decode(codes.flatten(1), regions), 1, (-1, 4))
         background = boxes.new_zeros(len(regions), 1)
         scores = torch.cat([background, margins.sigmoid()], dim=1)
         return self.select(*by_class(torch.cat([regions[:, None], boxes], dim=1), scores), tuple(image.shape[-2:]))

@@ -62,7 +62,7 @@ class RegionHeads(nn.Module):
         counts = [len(found) for found in proposals]
         boxes = decode(verdict.codes.float(), torch.cat(list(proposals)), NORMALISED)
         if boxes.shape[1] > 4:
-            boxes = boxes.reshape(len(boxes), -1, 4)
+            boxes = torch.unflatten(boxes, 1, (-1, 4))
         judged = zip(
             torch.split(boxes, counts), torch.split(verdict.logits.float().softmax(1), counts), sizes, strict=True
         )
@@ -88,7 +88,7 @@ def region_losses(verdict: Verdict, samples: Sequence[Sample], hard_examples: in
 def _box_costs(codes: Tensor, labels: Tensor, truth: Tensor, regions: Tensor) -> Tensor:
     """Smooth L1 (R,) of the four codes of each region's own class; 0 for the background."""
     objects = labels > 0
-    own = codes if codes.shape[1] == 4 else codes.reshape(len(codes), -1, 4)[torch.arange(len(codes)), labels]
+    own = codes if codes.shape[1] == 4 else torch.unflatten(codes, 1, (-1, 4))[torch.arange(len(codes)), labels]
     wanted = encode(truth[objects], regions[objects], NORMALISED)
     costs = torch.zeros(len(labels), device=codes.device)
     costs[objects] = F.smooth_l1_loss(own[objects], wanted, reduction="none").sum(1)
