@@ -3,6 +3,7 @@
 - `config`: which executor, how many workers, what each of them gets
 - `local`: this process
 - `leases`: which worker takes which item next, and who is blamed when a worker dies; knows nothing of Ray
+- `ray_train`, `elastic`: training on Ray Train, its restarts and its number of workers
 - `cluster`, `keeper`: the Ray cluster, joined or embedded, and what must not outlive it
 - `ray`: the pool of actors
 - `opening`: one of them, opened and closed

@@ -137,9 +137,18 @@ def guard_token() -> None:
 
 def holds(cpus: float, gpus: float) -> int:
     """How many workers of `cpus` and `gpus` the cluster's nodes can hold, were they free."""
+    return _count(_nodes(), cpus, gpus)
+
+
+def free(cpus: float, gpus: float) -> int:
+    """How many more workers of `cpus` and `gpus` fit on the nodes as they are."""
+    nodes: Any = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return _count(list(nodes.values()), cpus, gpus)
+
+
+def _count(nodes: list[dict[str, float]], cpus: float, gpus: float) -> int:
     wanted = {name: share for name, share in (("CPU", cpus), ("GPU", gpus)) if share > 0}
-    each = [min(int(node.get(name, 0) / share + 1e-9) for name, share in wanted.items()) for node in _nodes()]
-    return sum(each)
+    return sum(min(int(node.get(name, 0) / share + 1e-9) for name, share in wanted.items()) for node in nodes)
 
 
 def describe() -> str:

@@ -1,8 +1,9 @@
-"""Training on Ray: one worker process for each share of a step, started and watched by Ray Train's TorchTrainer.
+"""Training on Ray: one worker process for each share of a step, started, watched and restarted by Ray Train.
 
-It only wires: the workers run `pipeline.training.loop`, the first one publishes the checkpoint, and what comes back is
+It only wires: the workers run `pipeline.training.loop`, the first one writes the checkpoints, and what comes back is
 small. Nothing of the run passes through `ray.train.report`, which would hold each worker up until the controller's next
-look at it; progress goes through a queue, and Ray's own storage stays empty.
+look at it; progress goes through a queue, checkpoints into the warehouse, and Ray's own storage stays empty. Workers
+that are restarted go on from the last checkpoint there.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, Sca
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import ExecutionError, ShardlensError
 from pipeline.execution import Progress, ProgressListener
 from pipeline.executors import cluster
 from pipeline.executors.config import ExecutorConfig
+from pipeline.executors.elastic import ATTEMPT_S, RestartPolicy, RoomPolicy, Wanted
 from pipeline.training.job import TrainJob
 from pipeline.training.loop import fit
 from pipeline.training.records import Trained
@@ -81,10 +84,12 @@ def fit_on_ray(job: TrainJob, progress: ProgressListener) -> Trained:
     with cluster.connect(job.config.executor.address):
         check_room(job)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(job.config.executor.start_timeout)}
+        longest = job.config.executor.start_timeout
+        attempt = min(ATTEMPT_S, longest) if job.config.elastic_workers else longest
+        patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(attempt)}
         environment = _environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
         with environment, tempfile.TemporaryDirectory(prefix="shardlens-train-") as folder:
-            queue = Queue(actor_options={"num_cpus": 0})
+            queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
             training = _start(job, queue, folder)
             try:
                 return _listen(training, queue, progress)
@@ -107,19 +112,35 @@ def _start(job: TrainJob, queue: Queue, folder: str) -> Future[Trained]:
     return training
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer with policies of ours; the seam is Ray's own, though private."""
+
+    def __init__(self, policies: Mapping[str, Any], **arguments: Any) -> None:
+        super().__init__(_train, **arguments)
+        self._policies = policies
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return super()._initialize_and_run_controller(**{**arguments, **self._policies})
+
+
 def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
-    trainer = TorchTrainer(
-        _train,
+    asked, config = job.config.executor, job.config
+    wanted = Wanted(job.folder, asked.cpus_per_worker, asked.gpus_per_worker, asked.start_timeout)
+    scaling = ScalingConfig(
+        num_workers=(config.fewest_workers, config.workers) if config.elastic_workers else config.workers,
+        use_gpu=asked.gpus_per_worker > 0,
+        resources_per_worker=_resources(asked),
+    )
+    failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures)
+    policies: dict[str, Any] = {"failure_policy": RestartPolicy(failures, wanted, config.elastic_workers)}
+    trainer = _Trainer(
+        policies | ({"scaling_policy": RoomPolicy(scaling, wanted)} if config.elastic_workers else {}),
         train_loop_config={"job": job, "queue": queue},
-        scaling_config=ScalingConfig(
-            num_workers=job.config.workers,
-            use_gpu=job.config.executor.gpus_per_worker > 0,
-            resources_per_worker=_resources(job.config.executor),
-        ),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=job.run,
             storage_path=folder,
-            failure_config=FailureConfig(controller_failure_limit=0),
+            failure_config=failures,
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -129,6 +150,11 @@ def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
         raise explain(error) from error
     trained: Trained = result.return_value  # what the first worker's `_train` returned
     return trained
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's node, whose end is the run's end anyway: progress outlives every other node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _train(config: dict[str, Any]) -> Trained:
@@ -172,9 +198,9 @@ def check_room(job: TrainJob) -> None:
     """
     asked = job.config.executor
     room = cluster.holds(asked.cpus_per_worker, asked.gpus_per_worker)
-    if room < job.config.workers and not cluster.grows():
+    if room < job.config.fewest_workers and not cluster.grows():
         raise ExecutionError(
-            f"{job.config.workers} workers of {asked.cpus_per_worker:g} CPU and {asked.gpus_per_worker:g} GPU asked for, "
+            f"{job.config.fewest_workers} workers of {asked.cpus_per_worker:g} CPU and {asked.gpus_per_worker:g} GPU asked for, "
             f"but the cluster can hold {room} ({cluster.describe()}): lower --workers, --cpus-per-worker or "
             "--gpus-per-worker, or join a larger cluster"
         )

@@ -15,7 +15,7 @@ from pipeline.training.optimization import Optimization, Optimizer, Precision, S
 from pipeline.training.settings import check
 from pipeline.warehouse import WarehouseRoot
 
-__all__ = ["Optimizer", "Precision", "Schedule", "Subject", "Transfer", "TrainConfig"]
+__all__ = ["Optimizer", "Precision", "Schedule", "Subject", "TrainConfig", "Transfer"]
 """The first three name the types of inherited fields, which the command line and the forms look up here."""
 
 Transfer = Literal["scratch", "feature-extractor", "fine-tune", "head-then-all"]
@@ -159,7 +159,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
         return self.executor.bounds[0] if ":" in (self.executor.workers or "") else self.workers
 
     @property
-    def elastic(self) -> bool:
+    def elastic_workers(self) -> bool:
         """Whether the number of workers may change."""
         return self.fewest_workers < self.workers
 

@@ -51,7 +51,7 @@ def test_an_error_of_a_worker_comes_back_unchanged(config: Make, embedded: None)
 
 def test_a_worker_that_dies_is_an_explained_error(config: Make, embedded: None) -> None:
     with pytest.raises(ExecutionError, match=r"training worker 0 died.*smaller --batch-size"):
-        train(config(**FAILING, option=("die_at=2",), executor=ONE, batch_size=2))
+        train(config(**FAILING, option=("die_at=2",), executor=ONE, batch_size=2, max_failures=1))
 
 
 def test_a_caller_that_gives_up_takes_its_workers_with_it(config: Make, embedded: None) -> None:
