@@ -54,7 +54,7 @@ class Localiser(nn.Module):
         self.classes = _head(features, hidden, objects * num_classes)
         self.boxes = _head(features, hidden, objects * 4)
         with torch.no_grad():  # begin with the middle of the image
-            self.boxes[-1].bias.copy_(torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(objects))
+            self.boxes.get_parameter("2.bias").copy_(torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(objects))
         self.score_threshold = score_threshold
 
     def train(self, mode: bool = True) -> Localiser:

@@ -135,7 +135,8 @@ class RCNN(nn.Module):
         boxes = torch.unflatten(decode(codes.flatten(1), regions), 1, (-1, 4))
         background = boxes.new_zeros(len(regions), 1)
         scores = torch.cat([background, margins.sigmoid()], dim=1)
-        return self.select(*by_class(torch.cat([regions[:, None], boxes], dim=1), scores), tuple(image.shape[-2:]))
+        size = (image.shape[1], image.shape[2])
+        return self.select(*by_class(torch.cat([regions[:, None], boxes], dim=1), scores), size)
 
 
 def warped(image: Tensor, boxes: Tensor, side: int) -> Tensor:
