@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from cyclopts import Parameter
 from packaging.requirements import Requirement
 
-from pipeline import storage
+from pipeline import sizing, storage
 from pipeline.errors import ShardlensError, StorageError
 from pipeline.execution import Lost
 from pipeline.executors import ExecutorConfig, open_executor
@@ -51,6 +52,8 @@ class DoctorConfig:
     """Start Ray, or join the cluster, and run something on it."""
     address: str | None = None
     """Ray cluster to join; None = RAY_ADDRESS, else one is started on this machine."""
+    bench: Annotated[bool, Parameter(negative="")] = False
+    """Measure too what bounds the speed of a run here: decoding, the store, Parquet, Ray; half a minute."""
 
 
 def examine(config: DoctorConfig) -> Iterator[Finding]:
@@ -62,6 +65,29 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
         yield ray(config.address)
     yield from warehouse(config.warehouse)
     yield prefect(os.environ.get("PREFECT_API_URL"))
+    if config.bench:
+        yield from bench(config)
+
+
+def bench(config: DoctorConfig) -> Iterator[Finding]:
+    """The constants of the stage model that the README sizes a cluster with."""
+    yield Finding("decode", "ok", f"{sizing.decoding() * 1e3:.1f} ms of a core per megapixel of JPEG")
+    try:
+        objects, megabytes = sizing.fetching(_existing(storage.normalise(config.warehouse)))
+        read = (
+            f"one worker reads {objects:.0f} objects of {sizing.OBJECT_BYTES // 1000} KB a second, {megabytes:.0f} MB/s"
+        )
+        yield Finding("fetch", "ok", read)
+        yield Finding("rows", "ok", f"{sizing.writing_rows():.1f} s of a core per million rows of Parquet")
+        if config.ray:
+            begun = time.perf_counter()
+            with open_executor(ExecutorConfig(kind="ray", workers="1:1", address=config.address)) as workers:
+                ready = time.perf_counter() - begun
+                first, rate = sizing.dealing(workers)
+            said = f"ready in {ready:.1f} s, first worker in {first:.1f} s more, {rate:.0f} shards a second"
+            yield Finding("deal", "ok", said)
+    except ShardlensError as error:
+        yield Finding("bench", "fail", str(error))
 
 
 def python() -> Finding:
@@ -198,14 +224,12 @@ def _contents(place: Warehouse) -> Finding:
 
 def _writing(place: Warehouse) -> Finding:
     """Create a probe twice, the second time in vain, read it and delete it; a folder that is missing stays so."""
-    if storage.is_local(place.root):
-        folder = next(each for each in (Path(place.root), *Path(place.root).parents) if each.exists())
-        free = shutil.disk_usage(folder).free
+    root, more = _existing(place.root), ""
+    if storage.is_local(root):
+        free = shutil.disk_usage(root).free
         if free < LITTLE_BYTES:
-            return Finding("storage", "warn", f"{free >> 20} MiB are free at {folder}", "free some space")
-        root, more = str(folder), f", {free >> 30} GiB free"
-    else:
-        root, more = place.root, ""
+            return Finding("storage", "warn", f"{free >> 20} MiB are free at {root}", "free some space")
+        more = f", {free >> 30} GiB free"
     probe = storage.join(root, f".shardlens-probe-{uuid.uuid4().hex}")
     begun = time.perf_counter()
     try:
@@ -219,6 +243,13 @@ def _writing(place: Warehouse) -> Finding:
             "Use a store that honours If-None-Match, as S3 does"
         )
     return Finding("storage", "ok", f"{root}: written, read and deleted in {time.perf_counter() - begun:.2f} s{more}")
+
+
+def _existing(root: str) -> str:
+    """The place itself; of a local folder that is missing, the nearest one above it, so that none has to be made."""
+    if not storage.is_local(root):
+        return root
+    return str(next(each for each in (Path(root), *Path(root).parents) if each.exists()))
 
 
 def prefect(url: str | None) -> Finding:

@@ -1,0 +1,106 @@
+"""What bounds the speed of a run, measured where it is asked for: the constants of the README's stage model."""
+
+from __future__ import annotations
+
+import io
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline import storage, tables
+from pipeline.decode import DecodePolicy, decode
+from pipeline.execution import Done, Executor
+
+IMAGES = 32
+OBJECTS, OBJECT_BYTES = 64, 80_000
+ROWS = 20_000
+ITEMS = 1_000
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A stage that does nothing: what is left is the way there and back."""
+
+    def setup(self) -> Callable[[int], int]:
+        """Nothing to load."""
+        return int
+
+
+def decoding() -> float:
+    """Seconds of one core to decode a megapixel of JPEG (640x480, quality 85, some 80 KB)."""
+    rng = np.random.default_rng(0)
+    pictures = [_photo(rng) for _ in range(4)]
+    policy = DecodePolicy()
+    decode(pictures[0], policy)
+    begun = time.process_time()
+    for number in range(IMAGES):
+        decode(pictures[number % len(pictures)], policy)
+    return (time.process_time() - begun) / IMAGES / 0.3072
+
+
+def _photo(rng: np.random.Generator) -> bytes:
+    """Smooth colours with some noise, about as large as a photo is as JPEG."""
+    small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((640, 480), Image.Resampling.BICUBIC))
+    noisy = np.clip(smooth + rng.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(noisy).save(sink, "JPEG", quality=85)
+    return sink.getvalue()
+
+
+def fetching(root: str) -> tuple[float, float]:
+    """Objects and megabytes a second that one worker reads from the store of `root`, many at once.
+
+    Raises:
+        StorageError: the store cannot be written, read or emptied.
+    """
+    mark = f".shardlens-bench-{uuid.uuid4().hex}"
+    places = [storage.join(root, f"{mark}-{number}") for number in range(OBJECTS)]
+    data = bytes(OBJECT_BYTES)
+    try:
+        for place in places:
+            storage.publish(place, data)
+        begun = time.perf_counter()
+        found = storage.read_many([(place, None, None) for place in places])
+        seconds = time.perf_counter() - begun
+    finally:
+        for place in places:
+            storage.delete(place)
+    for one in found:
+        if not isinstance(one, bytes):
+            raise one
+    return OBJECTS / seconds, OBJECTS * OBJECT_BYTES / seconds / 1e6
+
+
+def writing_rows() -> float:
+    """Seconds of one core to make a million prediction rows into Parquet."""
+    rng = np.random.default_rng(0)
+    box = pa.StructArray.from_arrays([pa.array(rng.uniform(0, 480, ROWS)) for _ in range(4)], fields=list(tables.BBOX))
+    columns = {
+        "image_id": pa.array(np.arange(ROWS) // 20),
+        "rank": pa.array(np.arange(ROWS, dtype=np.int32) % 20),
+        "category": pa.array(["thing"] * ROWS),
+        "kind": pa.array(["box"] * ROWS),
+        "score": pa.array(rng.random(ROWS)),
+        "bbox": box,
+    }
+    arrays = [columns.get(field.name, pa.nulls(ROWS, field.type)) for field in tables.PREDICTIONS]
+    table = pa.table(arrays, schema=tables.PREDICTIONS)
+    begun = time.process_time()
+    tables.to_bytes(table)
+    return (time.process_time() - begun) * 1e6 / ROWS
+
+
+def dealing(executor: Executor) -> tuple[float, float]:
+    """Seconds until the first worker answered, and shards a second that the driver deals and takes back."""
+    begun = time.perf_counter()
+    first = 0.0
+    for outcome in executor.map(Idle(), range(ITEMS)):
+        assert isinstance(outcome, Done), outcome
+        first = first or time.perf_counter()
+    return first - begun, (ITEMS - 1) / (time.perf_counter() - first)

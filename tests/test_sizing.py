@@ -1,0 +1,47 @@
+"""The constants of the stage model: measured, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import sizing, storage
+from pipeline.doctor import DoctorConfig, bench
+from pipeline.errors import StorageError
+from pipeline.executors import open_executor
+from tests.conftest import Bucket
+
+
+def test_constants_are_finite_and_positive() -> None:
+    with open_executor() as executor:
+        found = [sizing.decoding(), sizing.writing_rows(), *sizing.dealing(executor)]
+    assert all(0 < value < 1e6 for value in found)
+
+
+@pytest.mark.s3
+def test_fetching_leaves_nothing_in_the_store(s3: Bucket) -> None:
+    objects, megabytes = sizing.fetching(s3.uri)
+    assert megabytes == pytest.approx(objects * sizing.OBJECT_BYTES / 1e6)
+    assert storage.children(s3.uri) == []
+
+
+def test_a_warehouse_that_is_missing_stays_so(tmp_path: Path) -> None:
+    states = {finding.state for finding in bench(DoctorConfig(str(tmp_path / "a" / "b"), ray=False))}
+    assert states == {"ok"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError):
+        sizing.fetching(str(tmp_path / "file"))
+    states = {finding.part: finding.state for finding in bench(DoctorConfig(str(tmp_path / "file"), ray=False))}
+    assert states == {"decode": "ok", "bench": "fail"}
+
+
+def test_the_doctor_says_each_constant_with_its_unit(tmp_path: Path) -> None:
+    found = {finding.part: finding.found for finding in bench(DoctorConfig(str(tmp_path), ray=False))}
+    assert "ms of a core per megapixel" in found["decode"]
+    assert "MB/s" in found["fetch"]
+    assert "per million rows" in found["rows"]
