@@ -19,17 +19,25 @@ from pipeline import runs, storage, tables
 from pipeline.datasets import Dataset
 from pipeline.errors import DatasetError, RunError
 from pipeline.execution import Executor, ProgressListener, no_progress
-from pipeline.metrics import coco, semantic
+from pipeline.metrics import coco, panoptic, semantic
 from pipeline.metrics.coco import CocoScore
 from pipeline.metrics.collect import Partial, collect, image_ids
 from pipeline.metrics.deal import Deal, deal
 from pipeline.metrics.engines import find_engine
+from pipeline.metrics.panoptic import PanopticScore
 from pipeline.metrics.semantic import SemanticScore
 from pipeline.metrics.stage import EvaluateStage
 from pipeline.runs import RunRecord
 from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
 
-EXPECTED = {"detection": ("bbox",), "instance": ("bbox", "segm"), "semantic": ("semantic",)}
+Score = CocoScore | SemanticScore | PanopticScore
+
+EXPECTED = {
+    "detection": ("bbox",),
+    "instance": ("bbox", "segm"),
+    "semantic": ("semantic",),
+    "panoptic": ("segm", "semantic", "panoptic"),
+}
 """What a model's task is scored by, even if it predicted nothing."""
 
 
@@ -113,7 +121,7 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
             f"{where} has no annotations, so that run {record.name!r} cannot be scored: "
             f"take it in again with 'shardlens ingest {dataset.name} ... --annotations URI' and predict again"
         )
-    wanted = EXPECTED.get(str(record.settings.get("task")), ("bbox", "segm"))
+    wanted = _expected(record) or ("bbox", "segm")
     tasks = scorable(wanted, truth)
     if not tasks:
         kinds = {kind["values"]: kind["counts"] for kind in truth["kind"].value_counts().to_pylist()}
@@ -128,25 +136,33 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
 def scorable(wanted: Sequence[str], annotations: pa.Table) -> tuple[str, ...]:
     """Those of the `wanted` tasks that the truth has what they need of."""
     kinds = set(annotations["kind"].unique().to_pylist())
-    needs = {"bbox": {"box", "instance"}, "segm": {"instance"}, "semantic": {"instance", "region"}}
+    pixels = {"instance", "region"}
+    needs = {"bbox": {"box", "instance"}, "segm": {"instance"}, "semantic": pixels, "panoptic": pixels}
     return tuple(task for task in wanted if needs[task] & kinds)
 
 
-def merge(task: str, parts: Sequence[Partial], categories: int, engine: str) -> CocoScore | SemanticScore:
+def _expected(record: RunRecord) -> tuple[str, ...]:
+    """What the run's model is scored by; of a semantic one also the objects that its connected parts were taken for."""
+    tasks = EXPECTED.get(str(record.settings.get("task")), ())
+    objects = (record.settings.get("post_processing") or {}).get("components")
+    return (*tasks, "segm") if objects else tasks
+
+
+def merge(task: str, parts: Sequence[Partial], categories: int, engine: str) -> Score:
     """The score of a task over all shards, from their partials in any order."""
     found = [part[task] for part in parts]
     if task == "semantic":
         return semantic.merge(found, categories)
+    if task == "panoptic":
+        return panoptic.merge(found, categories)
     return coco.merge("segm" if task == "segm" else "bbox", found, categories, find_engine(engine))
 
 
-def _scores(
-    record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], categories: int
-) -> dict[str, CocoScore | SemanticScore]:
+def _scores(record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], categories: int) -> dict[str, Score]:
     """Merge the partials, task by task; of an imported run, the tasks that its predictions are of."""
     predicted = {task: sum(int(part[task]["found"]) for part in parts) for task in stage.tasks}
-    expected = EXPECTED.get(str(record.settings.get("task"))) or (stage.tasks if not any(predicted.values()) else ())
-    scores: dict[str, CocoScore | SemanticScore] = {}
+    expected = _expected(record) or (stage.tasks if not any(predicted.values()) else ())
+    scores: dict[str, Score] = {}
     for task in stage.tasks:
         if predicted[task] or task in expected:
             scores[task] = merge(task, parts, categories, stage.engine)

@@ -14,7 +14,7 @@ from pipeline.decode import Decoded, Postponed
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
 from pipeline.postprocess import decide
-from pipeline.rows import ImageRows, from_canvas, from_detection, from_semantic
+from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
 from pipeline.tiles import Crop, Grid, Tile, blend
@@ -37,7 +37,7 @@ class Forward:
     others: tuple[tuple[nn.Module, InputRule], ...] = ()
     """Semantic networks that the first one's probabilities are averaged with."""
     batch_size: int = 8
-    """Tiles that go through the network at once."""
+    """Tiles that go through the network at once on a GPU; on a CPU, which one of them fills, they would only take memory."""
 
     def __post_init__(self) -> None:
         if self.task == "semantic":
@@ -64,6 +64,8 @@ class Forward:
             maps = self.segmenter(tensors)
             return [from_semantic(m, image, self.inference.wanted) for m, image in zip(maps, images, strict=True)]
         outputs = self._outputs(tensors)
+        if self.task == "panoptic":
+            return [from_panoptic(o, image) for o, image in zip(outputs, images, strict=True)]
         return [from_detection(o, image, self.score_threshold) for o, image in zip(outputs, images, strict=True)]
 
     def _in_tiles(self, image: Decoded) -> ImageRows:
@@ -76,13 +78,17 @@ class Forward:
             canvas.add(*turned_block(window, classes, chosen, image))
         return from_canvas(canvas, self.inference.wanted)
 
+    @property
+    def _tiles_at_once(self) -> int:
+        return 1 if self.device.type == "cpu" else self.batch_size
+
     def _tile_maps(self, grid: Grid, image: Decoded) -> Iterator[Tensor]:
-        for tiles in grid.batches(self.batch_size):
+        for tiles in grid.batches(self._tiles_at_once):
             yield from self.segmenter([self._tensor(tile.crop(image.pixels)) for tile in tiles])
 
     def _tile_rows(self, grid: Grid, image: Decoded) -> Iterator[tuple[Tile, ImageRows]]:
         """Rows in each tile's own frame, as if it were an image of its own."""
-        for tiles in grid.batches(self.batch_size):
+        for tiles in grid.batches(self._tiles_at_once):
             crops = [tile.crop(image.pixels) for tile in tiles]
             outputs = self._outputs([self._tensor(crop) for crop in crops])
             for tile, crop, output in zip(tiles, crops, outputs, strict=True):

@@ -131,6 +131,10 @@ def _check_task(config: InferenceConfig, network: Network) -> None:
     task = network.spec.task
     if task == "semantic":
         return
+    if config.tile and task == "panoptic":
+        raise ConfigError(
+            f"--tile is not for panoptic models such as {network.model}: segments of tiles are not united"
+        )
     given = next((name for name in SEMANTIC_ONLY if getattr(config, name)), None)
     if given is not None:
         remedy = "; to unite several detectors' runs, or one's on several views, use 'shardlens fuse'"

@@ -30,6 +30,8 @@ class ImageRows:
     """(N, 4) x, y, width, height in pixels of the stored image."""
     rles: tuple[Rle, ...] = ()
     """A mask for each row; empty for boxes."""
+    kinds: tuple[str, ...] = ()
+    """Of each row, where they differ."""
 
 
 def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: float | None) -> ImageRows:
@@ -106,6 +108,29 @@ def from_canvas(canvas: Canvas, wanted: PostProcessing) -> ImageRows:
     return ImageRows("instance" if wanted.components else "region", labels, scores[order], boxes, rles)
 
 
+def from_panoptic(output: Mapping[str, Tensor], decoded: Decoded) -> ImageRows:
+    """Take the segments of a panoptic map: things as instances, stuff as regions; no pixel lies in two.
+
+    Args:
+        output: panoptic (H, W) int64, the number of a pixel's segment, 0 = none; segment_labels, segment_scores and
+            segment_things (S,) of the segments 1 to S.
+
+    Raises:
+        FloatingPointError: a score is not finite.
+    """
+    scores = output["segment_scores"].double().cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise FloatingPointError("the model gave scores that are not finite numbers")
+    order = np.argsort(-scores, kind="stable")
+    stored = mask_to_stored_frame(output["panoptic"].cpu().numpy(), decoded.orientation)
+    found = masks.regions(stored, range(1, len(scores) + 1))
+    rles = tuple(found[i + 1] for i in order.tolist())
+    boxes = np.array([masks.bbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
+    things = output["segment_things"].cpu().numpy()[order]
+    kinds = tuple("instance" if thing else "region" for thing in things.tolist())
+    return ImageRows("instance", output["segment_labels"].cpu().numpy()[order], scores[order], boxes, rles, kinds)
+
+
 def predictions_table(found: Mapping[int, ImageRows], labels: LabelMap) -> pa.Table:
     """Lay the rows of a shard out as `tables.PREDICTIONS`, by image_id, then rank."""
     ordered = sorted(found.items())
@@ -120,7 +145,7 @@ def predictions_table(found: Mapping[int, ImageRows], labels: LabelMap) -> pa.Ta
         "rank": np.concatenate([np.arange(n, dtype=np.int32) for n in sizes] or [np.empty(0, np.int32)]),
         "category_id": pa.array(labels.ids, pa.int64()).take(numbers),
         "category": pa.array(labels.names, pa.string()).take(numbers),
-        "kind": np.repeat(np.array([rows.kind for _, rows in ordered], dtype=object), sizes),
+        "kind": [kind for _, rows in ordered for kind in rows.kinds or (rows.kind,) * len(rows.labels)],
         "score": np.concatenate([rows.scores for _, rows in ordered] or [np.empty(0)]),
         "bbox": pa.StructArray.from_arrays([pa.array(boxes[:, i]) for i in range(4)], fields=list(tables.BBOX)),
         "area": areas,

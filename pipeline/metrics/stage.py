@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage, tables
-from pipeline.metrics import coco, partials, semantic
+from pipeline.metrics import coco, panoptic, partials, semantic
 from pipeline.metrics.engines import find_engine
 from pipeline.metrics.objects import Scope
 
@@ -66,6 +66,8 @@ class EvaluateStage:
     def _partial(self, task: str, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> partials.Arrays:
         if task == "semantic":
             return semantic.partial(scope, annotations, predictions)
+        if task == "panoptic":
+            return panoptic.partial(scope, annotations, predictions)
         return coco.partial(
             "segm" if task == "segm" else "bbox", scope, annotations, predictions, find_engine(self.engine)
         )

@@ -24,7 +24,7 @@ from pipeline.shards import ImageRef
 from pipeline.training.config import TrainConfig
 from pipeline.training.truth import Truth, select
 
-WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask"}
+WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
 NAMED = 10
 """Categories, and images, that a message names."""
@@ -74,7 +74,12 @@ def choose_metric(config: TrainConfig, task: Task) -> str:
     """
     coco = [figure.name for figure in FIGURES]
     boxes = [f"bbox/{name}" for name in coco]
-    names = {"detection": coco, "instance": [*coco, *boxes], "semantic": [*METRICS, "pixel_accuracy"]}[task]
+    names = {
+        "detection": coco,
+        "instance": [*coco, *boxes],
+        "semantic": [*METRICS, "pixel_accuracy"],
+        "panoptic": ["PQ", "SQ", "RQ"],
+    }[task]
     metric = config.best_metric or names[0]
     if metric not in names:
         raise ConfigError(
@@ -245,7 +250,9 @@ class Trial:
         boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
         target = {"boxes": boxes, "labels": torch.ones(1, dtype=torch.int64, device=self.device)}
         mask = torch.ones(1, height, width, dtype=torch.uint8, device=self.device)
-        return {**target, "masks": mask} if self.task == "instance" else target
+        pixels = torch.ones(height, width, dtype=torch.uint8, device=self.device)
+        more = {"detection": {}, "instance": {"masks": mask}, "panoptic": {"masks": mask, "map": pixels}}
+        return {**target, **more[self.task]}
 
 
 def check_smallest(trial: Trial, images: Sequence[ImageRef], model: str) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from models.spec import InputRule
 from pipeline.datasets import Dataset
-from pipeline.decode import Decoded, DecodePolicy
+from pipeline.decode import Decoded, DecodePolicy, Postponed
 from pipeline.errors import DatasetError
 from pipeline.fetch import Failure, load
 from pipeline.shards import ImageRef, Plan
@@ -56,7 +54,8 @@ class TrainingData:
         self.job = job
         self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
-        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border)
+        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border, job.stuff)
+        self.augment = Augmenter(job.config, job.spec.task, job.config.seed, job.config.epochs)
         self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
         self.unreadable: dict[int, Failure] = {}
         self._kept: dict[int, Sample] = {}
@@ -84,13 +83,13 @@ class TrainingData:
             else:
                 yield image.image_id, self._take(*next(loaded))
 
-    def _take(self, image: ImageRef, decoded: Decoded | Failure) -> Sample | None:
+    def _take(self, image: ImageRef, decoded: Decoded | Postponed | Failure) -> Sample | None:
         """Make a sample and keep it while there is room."""
         if isinstance(decoded, Failure):
             self._leave_out(decoded)
             return None
-        sample = self.make(decoded, self.truth.of(image.image_id), image.image_id)
-        if sample.bytes <= self._room:
+        sample = self.make(decoded.decoded(), self.truth.of(image.image_id), image.image_id)
+        if sample.bytes <= self._room and image.image_id not in self._kept:
             self._room -= sample.bytes
             self._kept[image.image_id] = sample
         return sample

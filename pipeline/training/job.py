@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
 from pipeline.networks import read_options
 from pipeline.training import checks
+from pipeline.panoptic import stuff_labels
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID
 from pipeline.training.truth import read, select
@@ -72,6 +73,11 @@ class TrainJob:
     def spec(self) -> ModelSpec:
         """The zoo's row."""
         return models.find(self.config.model)
+
+    @property
+    def stuff(self) -> frozenset[int]:
+        """Labels of a panoptic model that are no things."""
+        return frozenset(int(label) for label in str(self.options.get("stuff", "")).split(",") if label)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -142,6 +148,9 @@ def prepare(config: TrainConfig) -> TrainJob:
     labels, label_of = name_labels(spec, dataset.categories)
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
+    if spec.task == "panoptic":
+        stuff = stuff_labels(config.options.get("stuff"), truth.rows, labels, label_of)
+        options = {**options, "stuff": ",".join(map(str, stuff))}
     faults = checks.notes(config, spec.task, truth, images, dataset.categories, annotations)
     notes = (checks.stated(config, val_split, metric), *faults)
     job = TrainJob(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Sample:
     """(3, H, W) uint8."""
     target: Mapping[str, Tensor]
     """boxes (N, 4) xyxy float32, labels (N,) int64, masks (N, H, W) uint8 of instance models; or map (H, W) uint8, and
-    border (H, W) float32 where pixels between objects weigh more."""
+    border (H, W) float32 where pixels between objects weigh more; all but the last of panoptic models."""
 
     @property
     def bytes(self) -> int:
@@ -56,6 +56,8 @@ class SampleMaker:
     """Height and width that semantic samples are stretched to instead."""
     border: tuple[float, float] | None = None
     """w_0 and sigma of U-Net's border weights for semantic samples; None = without them."""
+    stuff: frozenset[int] = frozenset()
+    """Labels of panoptic models that are no things."""
 
     def __call__(self, decoded: Decoded, rows: Sequence[Row], image_id: int) -> Sample:
         """Make a sample of the rows of one image.
@@ -68,11 +70,22 @@ class SampleMaker:
             _check_size(row, decoded, image_id)
         if self.task == "semantic":
             return self._semantic(image, decoded, rows)
+        if self.task == "panoptic":
+            pixels = torch.from_numpy(class_map(decoded, rows, self.labels))
+            things = [row for row in rows if is_thing(row) and self.labels[row["category_id"]] not in self.stuff]
+            return Sample(image, {**self._objects(decoded, things), "map": pixels})
+        return Sample(image, self._objects(decoded, rows))
+
+    def _objects(self, decoded: Decoded, rows: Sequence[Row]) -> dict[str, Tensor]:
+        boxes = torch.from_numpy(boxes_xyxy(decoded, rows))
         labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
-        target = {"boxes": torch.from_numpy(boxes_xyxy(decoded, rows)), "labels": labels}
-        if self.task == "instance":
-            target["masks"] = torch.from_numpy(masks_nhw(decoded, rows))
-        return Sample(image, target)
+        if self.task == "detection":
+            return {"boxes": boxes, "labels": labels}
+        drawn = torch.from_numpy(masks_nhw(decoded, rows))
+        seen = torch.ones(len(rows), dtype=torch.bool)
+        if self.task == "panoptic":  # truth.select has not left them out, since they have pixels
+            seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return {"boxes": boxes[seen], "labels": labels[seen], "masks": drawn[seen]}
 
     def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
         size = self.image_size or self.rule.resized(*image.shape[-2:])
@@ -91,20 +104,16 @@ def blank(task: Task) -> Sample:
     if task == "semantic":
         return Sample(image, {"map": torch.full((64, 64), VOID, dtype=torch.uint8)})
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    return Sample(image, target | ({"masks": torch.zeros(0, 64, 64, dtype=torch.uint8)} if task == "instance" else {}))
+    if task != "detection":
+        target["masks"] = torch.zeros(0, 64, 64, dtype=torch.uint8)
+    if task == "panoptic":
+        target["map"] = torch.full((64, 64), VOID, dtype=torch.uint8)
+    return Sample(image, target)
 
 
-def mirror(sample: Sample) -> Sample:
-    """The sample seen in a mirror: left and right exchanged in the image, boxes, masks and map."""
-    width = sample.image.shape[-1]
-    target = dict(sample.target)
-    for name in ("masks", "map", "border"):
-        if name in target:
-            target[name] = target[name].flip(-1)
-    if "boxes" in target:
-        x1, y1, x2, y2 = target["boxes"].unbind(1)
-        target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return replace(sample, image=sample.image.flip(-1), target=target)
+def is_thing(row: Row) -> bool:
+    """Whether the row is one object that a panoptic model is to find; its category may yet be stuff."""
+    return row["category_id"] is not None and row["kind"] == "instance" and not (row["ignore"] or row["iscrowd"])
 
 
 def boxes_xyxy(decoded: Decoded, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

@@ -53,7 +53,8 @@ def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.T
     """Choose the rows of `images` that `task` learns from.
 
     Detection and instance models take objects with a box that covers something of the image, semantic ones everything
-    with a mask, panoptic ones too, whose objects are chosen from it. Crowds and rows to ignore are no objects; for semantic models they are pixels like others, and void.
+    with a mask; so do panoptic ones, whose objects `samples.is_thing` chooses among that. Crowds and rows to ignore are no
+    objects; for semantic models they are pixels like others, and void.
 
     Raises:
         DatasetError: a row names a category that the dataset does not list.
@@ -68,9 +69,7 @@ def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.T
         ("regions, not objects", _array(pc.equal(rows["kind"], "region"))),
         ("box empty or outside its image", degenerate(rows, images)),
     )
-    faults = {"detection": not_objects, "instance": (*not_objects, without_mask), "semantic": (without_mask,)}.get(
-        task, (without_mask,)
-    )
+    faults = {"detection": not_objects, "instance": (*not_objects, without_mask)}.get(task, (without_mask,))
     kept = np.ones(rows.num_rows, dtype=bool)
     left_out: dict[str, int] = {}
     for reason, fault in faults:
