@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# make bench BENCH='throughput scale': those alone.
 # make test-long: what takes minutes each: every model overfitted, the recipes on real data.
 .PHONY: install demo test test-long check bench clean
 
@@ -30,7 +31,7 @@ check: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
