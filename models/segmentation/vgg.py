@@ -88,8 +88,8 @@ def convolutionised(channels: int, width: int, size: int = 7, dilation: int = 1)
     return nn.Sequential(
         nn.Conv2d(channels, width, size, padding=dilation * (size // 2), dilation=dilation),
         nn.ReLU(inplace=True),
-        nn.Dropout2d(),
+        nn.Dropout(),
         nn.Conv2d(width, width, 1),
         nn.ReLU(inplace=True),
-        nn.Dropout2d(),
+        nn.Dropout(),
     )
