@@ -145,6 +145,7 @@ class Loop:
                 waited = time.perf_counter() - asked
                 step = self._step(share)
                 self.noted.append(replace(step, seconds=time.perf_counter() - asked, wait_seconds=waited))
+                self._tell(step, share)
                 self._advance(step)
                 asked = time.perf_counter()
         finally:
@@ -164,8 +165,15 @@ class Loop:
             return "no checkpoint had been written yet"
         return f"the last good checkpoint is {step_folder(self.job.folder, saved.standing.step)}"
 
+    def _tell(self, step: Step, share: Share) -> None:
+        """Say how far the run is, with the loss of the first worker's own images."""
+        if self.worker.rank == 0:
+            detail = f"epoch {step.epoch}/{self.job.config.epochs}, loss {step.loss / (share.weight or 1):.3f}"
+            workers = f", {self.worker.world_size} workers" if self.job.config.elastic_workers else ""
+            self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail + workers))
+
     def _advance(self, step: Step) -> None:
-        """Note a step and tell of it; validate, and write a checkpoint, where that is due."""
+        """Note a step; validate, and write a checkpoint, where that is due."""
         ended = self.standing.step_of_epoch + 1 == self.steps_of_epoch
         self.standing = replace(
             self.standing,
@@ -173,9 +181,6 @@ class Loop:
             epoch=self.standing.epoch + ended,
             step_of_epoch=0 if ended else self.standing.step_of_epoch + 1,
         )
-        if self.worker.rank == 0:
-            detail = f"epoch {step.epoch}/{self.job.config.epochs}, loss {step.loss:.3f}"
-            self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail))
         validated = ended and self._validate()
         every = self.job.config.checkpoint_every
         if validated or self._over() or (step.step % every == 0 if every else ended):

@@ -1,0 +1,86 @@
+"""A run on a cluster that shrinks and grows: it goes on with the workers that there is room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from pipeline.errors import ExecutionError
+from pipeline.execution import Progress
+from pipeline.executors import ExecutorConfig
+from pipeline.executors.cluster import guard_token
+from pipeline.train import TrainConfig, train
+from pipeline.training.job import prepare
+from tests.training.test_loop import losses, on_two_processes
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+Make = Callable[..., TrainConfig]
+NETWORK: dict[str, Any] = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4}
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A cluster whose head has room for one worker; others can join it."""
+    guard_token()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def workers_in(progress: Progress) -> int:
+    found = re.search(r", (\d+) workers$", progress.detail)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_node_that_is_lost_for_good_is_done_without_until_another_joins(
+    config: Make, nodes: Cluster, tmp_path: Path
+) -> None:
+    settings = {**NETWORK, "epochs": 150, "executor": ExecutorConfig(kind="ray", workers="1:2")}
+    whole = prepare(config(run="whole", **settings))
+    on_two_processes(whole, tmp_path)
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    seen: list[int] = []
+
+    def disturb(progress: Progress) -> None:
+        seen.append(workers_in(progress))
+        if seen.count(2) == 3:
+            nodes.remove_node(second, allow_graceful=False)
+        if seen.count(1) == 3:
+            nodes.add_node(num_cpus=1)
+
+    train(config(**settings), disturb)
+    changes = [now for before, now in zip([0, *seen], seen, strict=False) if before != now]
+    assert changes == [2, 1, 2]
+    assert losses(prepare(config(**settings))) == pytest.approx(losses(whole), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_run_that_may_use_two_starts_with_the_one_that_fits(config: Make, nodes: Cluster, tmp_path: Path) -> None:
+    settings = {**NETWORK, "epochs": 3, "executor": ExecutorConfig(kind="ray", workers="1:2")}
+    whole = prepare(config(run="whole", **settings))
+    on_two_processes(whole, tmp_path)
+    seen: list[int] = []
+    train(config(**settings), lambda progress: seen.append(workers_in(progress)))
+    assert set(seen) == {1}
+    assert losses(prepare(config(**settings))) == pytest.approx(losses(whole), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_fixed_number_is_not_begun_with_less(config: Make, nodes: Cluster) -> None:
+    asked = ExecutorConfig(kind="ray", workers="2")
+    with pytest.raises(ExecutionError, match="2 workers of 1 CPU and 0 GPU asked for, but the cluster can hold 1"):
+        train(config(**NETWORK, executor=asked))
