@@ -9,10 +9,26 @@ from pipeline.cli.console import Flat, Output, print_result, progress_bars
 from pipeline.train import TrainConfig, TrainReport
 from pipeline.train import train as run_train
 from pipeline.training.curves import SHOWN
+from pipeline.training.preview import preview as draw
 
 
-def train(config: Annotated[TrainConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008
-    """Fit a model to a dataset and write a checkpoint that 'predict --weights' takes."""
+def train(
+    config: Annotated[TrainConfig, Flat],
+    *,
+    recipe: str | None = None,
+    preview: int = 0,
+    output: Annotated[Output, Flat] = Output(),  # noqa: B008
+) -> None:
+    """Fit a model to a dataset and write a checkpoint that 'predict --weights' takes.
+
+    Args:
+        recipe: Complete settings by name; other options override its fields.
+        preview: Only draw so many images as the run would change them, with boxes and masks, on a sheet to look at.
+    """
+    if preview:
+        place = draw(config, preview)
+        print_result({"preview": place}, output, [place])
+        return
     with progress_bars() as progress:
         report = run_train(config, progress, note)
     print_result(report, output, lines(report))
@@ -36,6 +52,8 @@ def lines(report: TrainReport) -> list[str]:
     if report.best:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.best.items() if name in SHOWN)
         said.insert(2, f"  validated on {report.val_split}, best after epoch {report.best['epoch']:.0f}: {figures}")
+    if report.initialised:
+        said.append(f"  {report.initialised}")
     if report.left_out:
         said.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
     return said

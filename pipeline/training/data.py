@@ -11,9 +11,10 @@ from pipeline.decode import Decoded, DecodePolicy, Postponed
 from pipeline.errors import DatasetError
 from pipeline.fetch import Failure, load
 from pipeline.shards import ImageRef, Plan
+from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.job import TrainJob, usable_images
-from pipeline.training.order import Numbers, cut, epoch_steps, mirrored, slots_of
-from pipeline.training.samples import Sample, SampleMaker, blank, mirror
+from pipeline.training.order import cut, epoch_steps, slots_of
+from pipeline.training.samples import Sample, SampleMaker, blank
 from pipeline.training.truth import read, select
 
 Found = Sequence[tuple[int, Sample | None]]
@@ -44,6 +45,11 @@ class Share:
         """Of all its batches."""
         return tuple(i for batch in self.batches for i in batch.image_ids)
 
+    @property
+    def weight(self) -> float:
+        """Share of the whole step's images that these are."""
+        return sum(batch.weight for batch in self.batches)
+
 
 class TrainingData:
     """The images of one worker's epochs, and what of them is kept in memory."""
@@ -67,12 +73,23 @@ class TrainingData:
         steps = epoch_steps(len(self.images), config.global_batch, config.seed, epoch)[begin:]
         slots = slots_of(rank, workers, config.slots)
         parts = [[cut(step, config.slots)[slot] for slot in slots] for step in steps]
-        samples = self._samples(np.concatenate([part for own in parts for part in own]))
+        samples = self.augmented([int(i) for own in parts for part in own for i in part], epoch)
         for step, own in zip(steps, parts, strict=True):
             found = [[next(samples) for _ in part] for part in own]
-            yield self._share(list(zip(slots, found, strict=True)), len(step), epoch)
+            yield self._share(list(zip(slots, found, strict=True)), len(step))
 
-    def _samples(self, positions: Numbers) -> Iterator[tuple[int, Sample | None]]:
+    def augmented(self, positions: Sequence[int], epoch: int) -> Iterator[tuple[int, Sample | None]]:
+        """Image id and sample as an epoch changes it, in the order of `positions`; None for one that cannot be read."""
+        ids = [self.images[i].image_id for i in positions]
+        others = [self.augment.others(epoch, image_id, len(self.images)) for image_id in ids]
+        found = self._samples([i for own, mixed in zip(positions, others, strict=True) for i in (own, *mixed)])
+        for image_id, mixed in zip(ids, others, strict=True):
+            _, sample = next(found)
+            usable = [other for _, other in (next(found) for _ in mixed) if other is not None]
+            whole = usable if len(usable) == len(mixed) else []
+            yield image_id, None if sample is None else self.augment(sample, whole, epoch, image_id)
+
+    def _samples(self, positions: Sequence[int]) -> Iterator[tuple[int, Sample | None]]:
         """Image id and sample in the order of `positions`; None for an image that cannot be read."""
         kept = self._kept.copy()
         wanted = [self.images[i] for i in positions]
@@ -109,14 +126,12 @@ class TrainingData:
                 f"({failure.stage}): {failure.message}"
             )
 
-    def _share(self, found: Sequence[tuple[int, Found]], images: int, epoch: int) -> Share:
+    def _share(self, found: Sequence[tuple[int, Found]], images: int) -> Share:
         """The batches that hold an image; a blank one if none does, for every worker has to take part in a step."""
-        batches = [self._batch(slot, part, images, epoch) for slot, part in found]
+        batches = [self._batch(slot, part, images) for slot, part in found]
         held = tuple(batch for batch in batches if batch.image_ids)
         return Share(held or (Batch(found[0][0], (), (blank(self.job.spec.task),) * 2, 0.0),), images)
 
-    def _batch(self, slot: int, found: Found, images: int, epoch: int) -> Batch:
-        config = self.job.config
+    def _batch(self, slot: int, found: Found, images: int) -> Batch:
         good = [(image_id, sample) for image_id, sample in found if sample is not None]
-        samples = tuple(mirror(s) if config.flip and mirrored(config.seed, epoch, i) else s for i, s in good)
-        return Batch(slot, tuple(i for i, _ in good), samples, len(good) / images)
+        return Batch(slot, tuple(i for i, _ in good), tuple(s for _, s in good), len(good) / images)

@@ -38,11 +38,6 @@ def cut(step: Numbers, slots: int) -> list[Numbers]:
     return list(np.array_split(step, slots))
 
 
-def mirrored(seed: int, epoch: int, image_id: int) -> bool:
-    """Whether an image is mirrored in this epoch."""
-    return bool(np.random.default_rng([seed, epoch, abs(image_id)]).integers(2))
-
-
 def step_seed(seed: int, step: int, slot: int) -> int:
     """Seed of everything random inside the network at a step, so that no generator's state has to be carried along."""
     return int(np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0])

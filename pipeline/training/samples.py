@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,19 +114,6 @@ def blank(task: Task) -> Sample:
 def is_thing(row: Row) -> bool:
     """Whether the row is one object that a panoptic model is to find; its category may yet be stuff."""
     return row["category_id"] is not None and row["kind"] == "instance" and not (row["ignore"] or row["iscrowd"])
-
-
-def mirror(sample: Sample) -> Sample:
-    """The sample seen in a mirror: left and right exchanged in the image, boxes, masks and map."""
-    width = sample.image.shape[-1]
-    target = dict(sample.target)
-    for name in ("masks", "map", "border"):
-        if name in target:
-            target[name] = target[name].flip(-1)
-    if "boxes" in target:
-        x1, y1, x2, y2 = target["boxes"].unbind(1)
-        target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return replace(sample, image=sample.image.flip(-1), target=target)
 
 
 def boxes_xyxy(decoded: Decoded, rows: Sequence[Row]) -> npt.NDArray[np.float32]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.order import cut, epoch_steps, mirrored, slots_of, step_seed, steps_per_epoch
+from pipeline.training.order import cut, epoch_steps, slots_of, step_seed, steps_per_epoch
 
 CASES = [(16, 4, 1), (17, 4, 2), (205, 8, 2), (5, 4, 4), (3, 8, 1), (7, 1, 3), (1, 1, 1)]
 
@@ -36,12 +36,6 @@ def test_workers_share_the_slots_out(workers: int, slots: int) -> None:
     shares = [slots_of(rank, workers, slots) for rank in range(workers)]
     assert [slot for share in shares for slot in share] == list(range(slots))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_half_of_the_images_are_mirrored() -> None:
-    seen = [mirrored(0, epoch, image) for epoch in range(10) for image in range(-5, 95)]
-    assert 0.45 < np.mean(seen) < 0.55
-    assert mirrored(0, 1, 7) == mirrored(0, 1, 7)
 
 
 def test_seeds_of_steps_differ() -> None:

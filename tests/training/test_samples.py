@@ -12,7 +12,7 @@ from models.spec import InputRule
 from pipeline import masks
 from pipeline.decode import Decoded, DecodePolicy, decode
 from pipeline.errors import DatasetError
-from pipeline.training.samples import Sample, SampleMaker, blank, boxes_xyxy, class_map, instance_map, masks_nhw, mirror
+from pipeline.training.samples import Sample, SampleMaker, blank, boxes_xyxy, class_map, instance_map, masks_nhw
 from tests.images import rotated_jpeg
 
 LABELS = {3: 1, 8: 2}
@@ -109,24 +109,7 @@ def test_border_weights_are_made_at_the_size_that_is_learnt_from() -> None:
     sample = SampleMaker("semantic", LABELS, InputRule(min_size=5), border=(10, 2))(plain(), given, 1)
     small = np.repeat([[1] * 4 + [0] * 2 + [2] * 4], 5, axis=0)
     assert np.array_equal(sample.target["border"].numpy(), border_weights(small, 10, 2))
-    assert torch.equal(mirror(sample).target["border"], sample.target["border"].flip(-1))
     assert "border" not in SampleMaker("semantic", LABELS, InputRule())(plain(), given, 1).target
-
-
-def test_a_mirror_exchanges_left_and_right_everywhere() -> None:
-    given = [row(1, 2, 3, 4, (10, 20))]
-    sample = SampleMaker("instance", LABELS, RULE)(plain(), given, 1)
-    mirrored = mirror(sample)
-    assert mirrored.target["boxes"].tolist() == [[16, 2, 19, 6]]
-    assert mirrored.target["masks"][0, 2:6, 16:19].all()
-    assert mirrored.image[:, 0, 0].tolist() == sample.image[:, 0, 19].tolist()
-    again = mirror(mirrored)
-    assert all(torch.equal(again.target[name], sample.target[name]) for name in sample.target)
-
-
-def test_a_map_is_mirrored_with_its_image() -> None:
-    sample = SampleMaker("semantic", LABELS, RULE)(plain(), [row(0, 0, 5, 10, (10, 20))], 1)
-    assert torch.equal(mirror(sample).target["map"][:, 15:], sample.target["map"][:, :5])
 
 
 def test_memory_of_a_sample() -> None:
