@@ -46,8 +46,8 @@ class PooledHead(nn.Module):
 
     def forward(self, features: Tensor, regions: Sequence[Tensor]) -> Verdict:
         """Judge the regions of each image, (R, 4) xyxy in input pixels, by `features` (N, C, h, w) at stride 16."""
-        pooled = roi_pool(features.float(), list(regions), POOLED, 1 / _STRIDE)
-        hidden = self.dense(pooled.flatten(1))
+        pooled = roi_pool(features.float(), [each.float() for each in regions], POOLED, 1 / _STRIDE)
+        hidden = self.dense(pooled.flatten(1).to(features))
         return Verdict(self.classes(hidden), self.boxes(hidden))
 
 

@@ -62,8 +62,9 @@ class LightHead(nn.Module):
     def forward(self, features: Tensor, regions: Sequence[Tensor]) -> Verdict:
         """Judge the regions of each image, (R, 4) xyxy in input pixels, by `features` (N, C, h, w) at stride 16."""
         maps = F.relu(self.thin_maps(features))
-        parts = ps_roi_align(maps.float(), list(regions), self.parts, 1 / 16, sampling_ratio=2)
-        hidden = F.relu(self.dense(parts.flatten(1)))
+        boxes = [each.float() for each in regions]
+        parts = ps_roi_align(maps.float(), boxes, self.parts, 1 / 16, sampling_ratio=2)
+        hidden = F.relu(self.dense(parts.flatten(1).to(maps)))
         return Verdict(self.classes(hidden), self.box(hidden))
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 Doubles = npt.NDArray[np.float64]
 _BIAS_FEATURE = 10.0
 """The bias is the weight of a feature of this constant, so that it is hardly held back."""
-_ENOUGH = {"maxiter": 500, "ftol": 1e-10, "gtol": 1e-6}
 
 
 def fit_svm(
@@ -36,7 +35,13 @@ def fit_svm(
         gradient: Doubles = w - x.T @ (2 * costs * y * slack)
         return float(0.5 * w @ w + costs @ slack**2), gradient
 
-    found: Doubles = minimize(objective, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options=_ENOUGH).x
+    found: Doubles = minimize(
+        objective,
+        np.zeros(x.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 500, "ftol": 1e-10, "gtol": 1e-6},
+    ).x
     weights = torch.from_numpy(found[:-1].copy()).to(features)
     return weights, float(found[-1] * _BIAS_FEATURE)
 

@@ -128,7 +128,7 @@ class RCNN(nn.Module):
         return [self._detect(image) for image in images]
 
     def _detect(self, image: Tensor) -> Detections:
-        regions = self.proposals([image])[0]
+        regions = self.proposals([image])[0].to(image)
         features = self.features(image, regions) * self.feature_scale
         margins = features @ self.svm_weights.T + self.svm_biases
         codes = torch.einsum("nd,kcd->nkc", features, self.box_weights) + self.box_biases

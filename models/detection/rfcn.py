@@ -39,7 +39,7 @@ class PositionSensitiveHead(nn.Module):
 
     def _vote(self, maps: Tensor, regions: Sequence[Tensor]) -> Tensor:
         """Mean over the parts: (R, maps / k^2)."""
-        parts: Tensor = ps_roi_pool(maps.float(), list(regions), self.parts, 1 / 16)
+        parts: Tensor = ps_roi_pool(maps.float(), [each.float() for each in regions], self.parts, 1 / 16)
         return parts.mean((2, 3))
 
 

@@ -63,7 +63,7 @@ class SlidingWindow(nn.Module):
 
     def _crops(self, images: Tensor, windows: Sequence[Tensor]) -> Tensor:
         """The windows of each image, stretched to the classifier's input: (S, 3, window, window)."""
-        crops: Tensor = roi_align(images, list(windows), self.pyramid.window, aligned=True)
+        crops: Tensor = roi_align(images, [each.to(images) for each in windows], self.pyramid.window, aligned=True)
         return crops
 
     def _detect(self, image: Tensor, size: tuple[int, int]) -> Detections:

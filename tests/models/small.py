@@ -66,7 +66,7 @@ SMALL: dict[str, Small] = {
     "fcn16s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "fcn8s": Small({"backbone": "vgg16_bn", "width": 4, "head_width": 16}),
     "light_head_rcnn": Small({**RESNET18, **ANCHORS, "parts": 3, "thin": 4, "kernel": 5, "middle": 8, "hidden": 32}),
-    "rcnn": Small({"backbone": "resnet18", "side": 64, "search": "single", "proposals": 50}),
+    "rcnn": Small({"backbone": "resnet18", "side": 64, "search": "single", "proposals": 50, "score_threshold": 0.001}),
     "rfcn": Small({**RESNET18, **ANCHORS, "parts": 3, "width": 32}),
     "dilatednet": Small({"width": 4, "head_width": 16}),
     "parsenet": Small({"width": 4, "head_width": 16}),
