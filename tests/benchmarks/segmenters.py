@@ -11,11 +11,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,20 +24,11 @@ from pipeline.executors import open_executor
 from pipeline.inference import InferenceConfig
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
-from pipeline.train import TrainConfig, train
+from tests.benchmarks.budget import Entry, fit, milliseconds, plain
 
 REALDATA = Path(os.environ.get("SHARDLENS_REALDATA", "../shared/data"))
 VGG: Mapping[str, Value] = {"backbone": "vgg11_bn", "width": 16}
 NUCLEI = "dsb2018-200"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A network at its small size, and what is particular to its training."""
-
-    model: str
-    options: Mapping[str, Value] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 ENTRIES = {
@@ -71,26 +59,10 @@ def compare(dataset: str, minutes: float, names: list[str], warehouse: str) -> N
         model = build(entry.model, 2, dict(entry.options))
         size = sum(p.numel() for p in model.parameters())
         side = 256 if dataset == NUCLEI else 512
-        print(f"{name:22s} {epochs:6d} {figures} {milliseconds(model, side):6.0f} {size:11,d}", flush=True)
-
-
-def fit(dataset: str, entry: Entry, minutes: float, run: str, warehouse: str) -> tuple[int, str]:
-    """Epochs that fit into `minutes` of computing, and the checkpoint after them."""
-    option = tuple(f"{key}={value}" for key, value in entry.options.items())
-    settings = {"batch_size": 4, "learning_rate": 2e-3, "validate_every": 0, "warehouse": warehouse, **entry.training}
-    spent = []
-    for epochs in (1, 2):  # the first of two epochs also decodes
-        begun = time.process_time()
-        train(
-            TrainConfig(
-                dataset, model=entry.model, option=option, run=f"{plain(run)}-{epochs}", epochs=epochs, **settings
-            )
+        print(
+            f"{name:22s} {epochs:6d} {figures} {milliseconds(model, torch.rand(1, 3, side, side)):6.0f} {size:11,d}",
+            flush=True,
         )
-        spent.append(time.process_time() - begun)
-    first, more = spent[0], max(spent[1] - spent[0], 0.1)
-    epochs = max(1, 1 + int((60 * minutes - first) / more))
-    done = train(TrainConfig(dataset, model=entry.model, option=option, run=plain(run), epochs=epochs, **settings))
-    return epochs, done.checkpoint
 
 
 def score(dataset: str, checkpoint: str, run: str, warehouse: str) -> list[float | None]:
@@ -108,24 +80,6 @@ def score(dataset: str, checkpoint: str, run: str, warehouse: str) -> list[float
             rows = evaluate(EvaluateConfig(name, warehouse=warehouse), executor).summary()
         found |= {(task, metric): value for task, metric, value in rows if (task, metric) not in found}
     return [found.get(key) for key in (("semantic", "Dice"), ("semantic", "IoU"), ("segm", "AP"), ("segm", "AP50"))]
-
-
-@torch.inference_mode()
-def milliseconds(model: torch.nn.Module, side: int) -> float:
-    """Computing time of a square image, the median of five."""
-    model.eval()
-    image = torch.rand(1, 3, side, side)
-    taken = []
-    for _ in range(5):
-        begun = time.process_time()
-        model(image)
-        taken.append(time.process_time() - begun)
-    return 1000 * sorted(taken)[2]
-
-
-def plain(name: str) -> str:
-    """`name` as a run may be called."""
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
 def main() -> None:
