@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +12,26 @@ from models.spec import InputRule, ModelSpec
 
 
 class PlainSegmenter(nn.Module):
-    """Two convolutions of one pixel's size, so that padding changes nothing; if wanted a shallower classifier, and
-    statistics over the batch of what is pooled over the image."""
+    """Two convolutions of one pixel's size, so that padding changes nothing; if wanted a shallower classifier,
+    statistics over the batch of what is pooled over the image, and a nap of some seconds in each pass."""
 
-    def __init__(self, num_classes: int, auxiliary: bool, pooled: bool) -> None:
+    def __init__(self, num_classes: int, auxiliary: bool, pooled: bool, nap: float) -> None:
         super().__init__()
+        self.nap = nap
         self.body = nn.Conv2d(3, 8, 1)
         self.head = nn.Conv2d(8, num_classes, 1)
         self.auxiliary = nn.Conv2d(3, num_classes, 1) if auxiliary else None
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8)) if pooled else None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        time.sleep(self.nap)
         features = self.body(images).tanh()
         out = {"out": self.head(features if self.pool is None else features + self.pool(features))}
         return out if self.auxiliary is None else {**out, "aux": self.auxiliary(images)}
 
 
-def segmenter(*, num_classes: int, auxiliary: bool = False, pooled: bool = False) -> nn.Module:
-    return PlainSegmenter(num_classes, auxiliary, pooled)
+def segmenter(*, num_classes: int, auxiliary: bool = False, pooled: bool = False, nap: float = 0.0) -> nn.Module:
+    return PlainSegmenter(num_classes, auxiliary, pooled, nap)
 
 
 class FailingDetector(nn.Module):
