@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from pipeline.errors import TrainingError
+from pipeline.executors.elastic import RestartPolicy, Wanted
+
+RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+DEATH = WorkerGroupError("died", {1: RuntimeError("connection closed by peer")})
+
+
+def policy(folder: Path, elastic: bool = False, patience: float = 60.0) -> RestartPolicy:
+    return RestartPolicy(FailureConfig(max_failures=2), Wanted(str(folder), 1, 0, patience), elastic)
+
+
+def test_deaths_are_followed_by_a_restart_a_few_times(tmp_path: Path) -> None:
+    made = policy(tmp_path)
+    assert [made.make_decision(DEATH) for _ in range(3)] == [RETRY, RETRY, RAISE]
+
+
+def test_deaths_count_from_the_last_checkpoint_on(tmp_path: Path) -> None:
+    made = policy(tmp_path)
+    for step in range(1, 9):
+        (tmp_path / f"step-{step:06d}").mkdir()
+        assert made.make_decision(DEATH) is RETRY
+    assert [made.make_decision(DEATH) for _ in range(2)] == [RETRY, RAISE]
+
+
+def test_an_error_that_was_explained_is_final(tmp_path: Path) -> None:
+    both = WorkerGroupError("both", {0: RuntimeError("closed"), 1: TrainingError("not finite")})
+    assert policy(tmp_path).make_decision(both) is RAISE
+
+
+@pytest.mark.parametrize(
+    ("elastic", "patience", "decision"), [(False, 60, RAISE), (True, 60, RETRY), (True, -1, RAISE)]
+)
+def test_a_slow_start_is_tried_again_with_fewer_while_the_patience_lasts(
+    tmp_path: Path, elastic: bool, patience: float, decision: FailureDecision
+) -> None:
+    slow = ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert policy(tmp_path, elastic, patience).make_decision(slow) is decision
