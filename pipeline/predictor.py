@@ -26,6 +26,7 @@ from pipeline.networks import Network, load_network
 from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
 from pipeline.shards import Shard
+from pipeline.tiles import give_memory_back
 
 __all__ = ["PRECISIONS", "PredictStage", "Predictor", "ShardReport", "ShardWork"]
 
@@ -90,6 +91,8 @@ class Predictor:
     def __init__(self, stage: PredictStage) -> None:
         self.stage = stage
         torch.set_num_threads(stage.threads)
+        if stage.inference.tile:
+            give_memory_back()
         self.device = torch.device(stage.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(

@@ -7,15 +7,18 @@ the whole image's size is held but its pixels: probabilities of a row's overlap,
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
 STRIDE = 32
 """Tiles begin at multiples of it (the largest stride of usual networks), so that pixels fall on the network's grid as
 they do in the whole image."""
@@ -98,6 +101,16 @@ def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.
     return [(w / total[begin:end]).astype(np.float32) for (begin, end), w in zip(sides, plain, strict=True)]
 
 
+def give_memory_back() -> None:
+    """Let the C library return every array of a megabyte or more to the system once it is freed.
+
+    By itself glibc learns to keep such blocks, and what is kept for longer, rows and overlaps, comes to lie between
+    them: over a thousand tiles a worker grew by 400 MB.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
 def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, Tensor]]:
     """Blocks of the whole image's probabilities, each given once it is complete; together they cover the image.
 
@@ -111,8 +124,8 @@ def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, T
     across, down = fade(columns, grid.overlap), fade(rows, grid.overlap)
     tops, lefts = [top for top, _ in rows[1:]] + [grid.height], [left for left, _ in columns[1:]] + [grid.width]
     above: Tensor | None = None  # what the last row of tiles says of the rows that this one shares with it
+    below: Tensor | None = None
     for (top, bottom), next_top, falls in zip(rows, tops, down, strict=True):
-        below: list[Tensor] = []
         before: Tensor | None = None  # what the last tile says of the columns that this one shares with it
         for (left, _), next_left, fades in zip(columns, lefts, across, strict=True):
             found = next(probabilities)
@@ -123,5 +136,7 @@ def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, T
             if above is not None:
                 done[:, : above.shape[1]] += above[:, :, left:next_left]
             yield Tile(top, left, next_top, next_left), done[:, : next_top - top]
-            below.append(done[:, next_top - top :].clone())
-        above = torch.cat(below, dim=2) if next_top < bottom else None
+            if below is None:
+                below = done.new_empty(len(done), bottom - next_top, grid.width)
+            below[:, :, left:next_left] = done[:, next_top - top :]
+        above, below = below, None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training")
+NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training", "masks")
 
 
 def main(names: tuple[str, ...]) -> None:
