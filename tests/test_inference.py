@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 import models
+from flows.shapes import draw_dataset
 from models.weights import Checkpoint, save
 from pipeline import masks, runs, storage, tables
 from pipeline.datasets import IngestConfig, ingest
@@ -252,7 +253,20 @@ def test_components_are_objects_that_are_scored_as_such(warehouse: str, local: E
     found = rows(warehouse)
     assert set(found["kind"].to_pylist()) == {"instance"}
     assert found.num_rows > 6
-    assert "semantic" in evaluate(EvaluateConfig("r", warehouse=warehouse), local).tasks
+    assert evaluate(EvaluateConfig("r", warehouse=warehouse), local).tasks == ("semantic",)
+
+
+def test_components_are_scored_against_objects_where_the_truth_has_them(local: Executor, tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "shapes", {"val": 3}, size=48)
+    images, truth = str(tmp_path / "shapes/val/images"), str(tmp_path / "shapes/instances_val.json")
+    root = str(tmp_path / "warehouse")
+    ingest(IngestConfig("pictures", images=images, annotations=truth, warehouse=root), local)
+    for run, components in (("plain", False), ("objects", True)):
+        predict(config(root, run, components=components), local)
+    assert evaluate(EvaluateConfig("plain", warehouse=root), local).tasks == ("semantic",)
+    score = evaluate(EvaluateConfig("objects", warehouse=root), local)
+    assert score.tasks == ("semantic", "segm")
+    assert ("segm", "AP50") in {(task, metric) for task, metric, _ in score.summary()}
 
 
 def test_a_retry_keeps_the_settings(warehouse: str, local: Executor, tmp_path: Path) -> None:
