@@ -1,6 +1,8 @@
 """DilatedNet: a VGG without its last two poolings, and a context module of growing dilation.
 
-https://arxiv.org/abs/1511.07122. Here every convolution keeps the size; the paper pads its images by mirrored pixels.
+https://arxiv.org/abs/1511.07122. Here every convolution keeps the size; the paper pads its images by mirrored pixels. The
+paper trains the front end first and plugs the context module in; here both learn at once, the front end's own scores
+being an auxiliary output: the module lets pass what is positive alone, and a class that never is would stay dead.
 """
 
 from __future__ import annotations
@@ -33,12 +35,20 @@ class DilatedNet(nn.Module):
         self.context = context
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside.
+
+        In training the front end's own stand under "aux", where there is a context module behind it.
+        """
         height, width = images.shape[-2:]
-        deep = self.backbone(pad_to_multiple(images, _STRIDE))[-1]
-        scores = self.context(self.score(self.head(deep)))
-        logits = F.interpolate(scores, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
-        return {"out": logits[..., :height, :width]}
+        scores = self.score(self.head(self.backbone(pad_to_multiple(images, _STRIDE))[-1]))
+        found = {"out": self.context(scores)}
+        if self.training and not isinstance(self.context, nn.Identity):
+            found["aux"] = scores
+        return {key: _upsampled(each)[..., :height, :width] for key, each in found.items()}
+
+
+def _upsampled(scores: Tensor) -> Tensor:
+    return F.interpolate(scores, scale_factor=_STRIDE, mode="bilinear", align_corners=False)
 
 
 def context_module(channels: int, kind: str) -> nn.Sequential:

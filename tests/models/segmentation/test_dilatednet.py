@@ -47,6 +47,14 @@ def test_any_size_in_the_same_size_out(context):
     assert model(torch.rand(2, 3, 33, 70))["out"].shape == (2, 3, 33, 70)
 
 
+def test_the_front_end_is_trained_by_its_own_scores_too():
+    images = torch.rand(1, 3, 33, 70)
+    model = build("dilatednet", 3, SMALL)
+    assert {key: logits.shape for key, logits in model(images).items()} == dict.fromkeys(("out", "aux"), (1, 3, 33, 70))
+    assert set(model.eval()(images)) == {"out"}
+    assert set(build("dilatednet", 3, {**SMALL, "context": "none"})(images)) == {"out"}
+
+
 def test_contexts_are_few():
     with pytest.raises(ModelError, match="context is 'small'; it must be basic, large or none"):
         build("dilatednet", 2, {**SMALL, "context": "small"})

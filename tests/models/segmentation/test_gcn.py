@@ -17,6 +17,21 @@ def test_two_thin_paths_see_what_a_dense_kernel_sees(kernel):
     assert torch.equal(seen, square(21, kernel))
 
 
+def test_both_paths_together_are_one_dense_kernel():
+    torch.manual_seed(0)
+    thin = GlobalConvolution(2, 3, 5).double()
+    for p in thin.parameters():
+        if p.ndim == 1:
+            nn.init.zeros_(p)
+    (tall, wide), (wide_too, tall_too) = (
+        [layer.weight for layer in path] for path in (thin.tall_first, thin.wide_first)
+    )
+    dense = torch.einsum("omzx,miyz->oiyx", wide, tall) + torch.einsum("omyz,mizx->oiyx", tall_too, wide_too)
+    features = torch.randn(1, 2, 9, 11, dtype=torch.float64)
+    inside = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(thin(features)[inside], nn.functional.conv2d(features, dense))
+
+
 def test_borders_are_whole_pixels_and_weights_grow_with_the_kernels_side():
     thin = GlobalConvolution(16, 4, 7)
     assert [layer.padding for path in (thin.tall_first, thin.wide_first) for layer in path] == [
