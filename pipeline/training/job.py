@@ -23,7 +23,7 @@ from pipeline.networks import read_options
 from pipeline.training import checks
 from pipeline.panoptic import stuff_labels
 from pipeline.training.config import TrainConfig
-from pipeline.training.objectives import VOID
+from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, select
 from pipeline.warehouse import Warehouse, check_name
 
@@ -146,6 +146,7 @@ def prepare(config: TrainConfig) -> TrainJob:
     if val_split is not None:
         checks.check_validation(config, spec, annotations, dataset.images, dataset.categories, val_split)
     labels, label_of = name_labels(spec, dataset.categories)
+    criterion(config, labels)  # a weight of an unknown label is told before any worker starts
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
     if spec.task == "panoptic":
