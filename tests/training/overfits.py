@@ -71,7 +71,7 @@ OVERFITS: dict[str, Overfit] = {
     ),
     "convolutional_classifier": Overfit({**WINDOWS, "stride": 4}, SLOWLY),
     "localiser": Overfit(
-        {"backbone": "resnet18", "objects": 2, "image_size": 128, "hidden": 256, "score_threshold": 0.5},
+        {"backbone": "mobilenet_v2", "objects": 2, "image_size": 128, "hidden": 256, "score_threshold": 0.5},
         {"epochs": 150, "learning_rate": 1e-3, "batch_size": 8},
         objects=2,
     ),
@@ -81,9 +81,9 @@ OVERFITS: dict[str, Overfit] = {
             "stride": 8,
             "scales": "1.4,1,0.7",
         },
-        SLOWLY,
+        {**SLOWLY, "epochs": 60},
     ),
-    "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8}, SLOWLY),
+    "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8, "samples": 96}, {**SLOWLY, "epochs": 60}),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "fcn16s": Overfit(
