@@ -20,8 +20,8 @@ from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
 from pipeline.networks import read_options
-from pipeline.training import checks
 from pipeline.panoptic import stuff_labels
+from pipeline.training import checks
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, select
