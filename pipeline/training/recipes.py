@@ -28,7 +28,7 @@ def bccd() -> TrainConfig:
         option=LIGHT_FCOS,
         init=MOBILENET,
         transfer="fine-tune",
-        epochs=24,
+        epochs=20,
         batch_size=8,
         optimizer="adamw",
         learning_rate=2e-3,
@@ -46,8 +46,9 @@ def bccd() -> TrainConfig:
         brightness=0.2,
         contrast=0.2,
         mosaic=0.3,
-        plain_epochs=6,
-        validate_every=4,
+        plain_epochs=5,
+        precision="bf16",
+        validate_every=5,
         threads=2,
     )
 

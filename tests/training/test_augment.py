@@ -47,6 +47,12 @@ def discs(seed: int, task: str = "instance", size: tuple[int, int] = (60, 80), c
     return Sample(image, target | ({"masks": drawn} if task == "instance" else {}))
 
 
+def disc(seed: int) -> Sample:
+    """One white disc, and its box alone."""
+    sample = discs(seed, "detection", count=1)
+    return Sample(sample.image * 5, sample.target)
+
+
 def augmenter(task: Any = "instance", **given: Any) -> Augmenter:
     return Augmenter(Augmentation(**{"flip": False, **given}), task, 3, 10)
 
@@ -84,7 +90,7 @@ def test_masks_and_boxes_stay_on_their_objects(moves: dict[str, Any]) -> None:
         for box, label, mask in zip(made.target["boxes"], made.target["labels"], made.target["masks"], strict=True):
             there = seen(made, int(label))
             union = (there | mask.bool()).sum()
-            assert (mask.bool() & ~there).sum() <= 0.12 * union + 12  # the border is interpolated
+            assert (mask.bool() & ~there).sum() <= 0.3 * union + 4  # borders are interpolated
             assert torch.equal(boxes_around(mask[None])[0], box)
             found += 1
     assert found > 12
@@ -94,15 +100,14 @@ def test_masks_and_boxes_stay_on_their_objects(moves: dict[str, Any]) -> None:
 def test_boxes_alone_hold_their_objects(moves: dict[str, Any]) -> None:
     change = augmenter("detection", **moves)
     for image_id in range(8):
-        others = [discs(100 + i, "detection", count=2) for i in change.others(0, image_id, 50)]
-        made = change(discs(image_id, "detection", count=2), others, 0, image_id)
+        others = [disc(100 + i) for i in change.others(0, image_id, 50)]
+        made = change(disc(image_id), others, 0, image_id)
         height, width = made.image.shape[-2:]
-        for box, label in zip(made.target["boxes"], made.target["labels"], strict=True):
-            x1, y1, x2, y2 = box.tolist()
+        for x1, y1, x2, y2 in made.target["boxes"].tolist():
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
-            if "mosaic" not in moves:  # where one label is there several times
-                rows, columns = torch.nonzero(seen(made, int(label)), as_tuple=True)
+            if "mosaic" not in moves:  # where there are several
+                rows, columns = torch.nonzero(made.image[0] > 190, as_tuple=True)
                 assert ((columns + 1.5 >= x1) & (columns <= x2 + 0.5) & (rows + 1.5 >= y1) & (rows <= y2 + 0.5)).all()
 
 
@@ -115,7 +120,7 @@ def test_maps_stay_on_their_pixels(moves: dict[str, Any]) -> None:
         assert made.target["map"].shape == made.image.shape[-2:]
         for label in range(1, 5):
             here, there = made.target["map"] == label, seen(made, label)
-            assert (here & ~there).sum() <= 0.15 * here.sum() + 12
+            assert (here & ~there).sum() <= 0.3 * here.sum() + 4
 
 
 def test_outside_of_the_image_nothing_is_learnt() -> None:

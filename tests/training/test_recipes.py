@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import models
+from models.options import coerce
+from pipeline.cli import build_app
+from pipeline.errors import ConfigError
+from pipeline.training import recipes
+from pipeline.training.config import TrainConfig
+
+
+def parsed(*words: str) -> TrainConfig:
+    """The settings that a command line of `shardlens train` makes."""
+    _, bound, _ = build_app().parse_args(["train", *words], print_error=False, exit_on_error=False)
+    config: TrainConfig = bound.arguments["config"]
+    return config
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_command_line_takes_every_recipe_as_it_is(name: str) -> None:
+    assert parsed("--recipe", name) == recipes.find(name)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_is_of_a_trainable_model_that_takes_its_options(name: str) -> None:
+    config = recipes.find(name)
+    spec = models.find(config.model)
+    assert spec.trainable
+    coerce(spec, config.options)
+
+
+def test_other_options_override_the_recipes() -> None:
+    words = "--epochs 3 --no-flip-vertical --option width=32 --milestones 0.5 --crop 64 96 --workers 2 --executor ray"
+    config = parsed("cells", "--recipe", "bccd", *words.split())
+    assert (config.dataset, config.epochs, config.flip_vertical) == ("cells", 3, False)
+    assert (config.option, config.milestones, config.crop) == (("width=32",), (0.5,), (64, 96))
+    assert (config.workers, config.model, config.ema) == (2, "fcos", recipes.bccd().ema)
+
+
+def test_a_default_that_is_given_overrides_the_recipe() -> None:
+    assert parsed("--recipe", "bccd", "--mosaic", "0").mosaic == 0
+
+
+def test_without_a_recipe_the_defaults_stand() -> None:
+    assert parsed("shapes", "--model", "unet") == TrainConfig("shapes", model="unet")
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no recipe is called 'bcdc'; nearest: bccd; there are bccd, detection-1x"):
+        parsed("--recipe", "bcdc")
+
+
+def test_a_preview_is_a_picture_and_no_run(warehouse: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"train shapes --model fcos_small --option min_size=64 --warehouse {warehouse} --run r --preview 6"
+    build_app()([*words.split(), "--mosaic", "0.5"], result_action="return_value")
+    place = Path(capsys.readouterr().out.strip())
+    with Image.open(place) as picture:
+        assert picture.size == (4 * 324 + 4, 2 * 324 + 4 + 20)
+        colours: Any = picture.convert("RGB").getcolors(1 << 20)
+    assert {(60, 180, 75), (67, 99, 216), (245, 130, 49)} <= {colour for _, colour in colours}  # of the three labels
+    assert [entry.name for entry in place.parent.iterdir()] == ["preview.png"]
