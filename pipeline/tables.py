@@ -86,7 +86,7 @@ METRICS = pa.schema(
     [
         pa.field("run", pa.string(), nullable=False),
         pa.field("dataset", pa.string(), nullable=False),
-        pa.field("task", pa.string(), nullable=False),  # bbox, segm, semantic
+        pa.field("task", pa.string(), nullable=False),  # bbox, segm, semantic, panoptic
         pa.field("metric", pa.string(), nullable=False),  # AP, AP50, ..., AR1, ..., Dice, IoU, accuracy
         ("category_id", pa.int64()),  # null = mean over the categories
         ("category", pa.string()),
