@@ -44,8 +44,8 @@ def build_app() -> App:
     )
     for name, text in COMMANDS.items():
         place = "import_" if name == "import" else name  # a word of Python's own
-        settings = {"config": recipe.fill_in} if name == "train" else {}
-        app.command(f"pipeline.cli.{place}:{place}", name=name, help=text, **settings)
+        filling = recipe.fill_in if name == "train" else None
+        app.command(f"pipeline.cli.{place}:{place}", name=name, help=text, config=filling)
     for entry in entry_points(group="shardlens.commands"):
         app.command(entry.value, name=entry.name, help=OF_FLOWS.get(entry.name))
     return app

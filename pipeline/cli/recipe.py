@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from cyclopts import App, ArgumentCollection, Token
 
 
@@ -19,9 +17,7 @@ def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) 
         return
     from pipeline.training import recipes  # torch takes seconds to import, and most commands need no recipe
 
-    config = recipes.find(tokens[-1].value)
-    plain = recipes.defaults()
-    for field in fields(config):
-        argument, value = given.get(field.name), getattr(config, field.name)
-        if argument is not None and not argument.tokens and value != plain.get(field.name):
-            argument.append(Token(keyword=f"--{field.name}", source=f"recipe {tokens[-1].value}", implicit_value=value))
+    name = tokens[-1].value
+    for field, value in recipes.changed(recipes.find(name)).items():
+        if not given[field].tokens:
+            given[field].append(Token(keyword=f"--{field}", source=f"recipe {name}", implicit_value=value))

@@ -78,7 +78,8 @@ def drawn(sample: Sample, labels: Sequence[str]) -> Tensor:
     colours = [colour(label) for label in ids]
     if "masks" in target:
         image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colours)
-    return draw_bounding_boxes(image, target["boxes"], [labels[label] for label in ids], colours, width=2)
+    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], [labels[label] for label in ids], colours, width=2)
+    return boxed
 
 
 def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:
@@ -86,7 +87,8 @@ def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:
     if not present:
         return image
     masks = torch.stack([classes == label for label in present])
-    return draw_segmentation_masks(image, masks, alpha=0.4, colors=[colour(label) for label in present])
+    painted: Tensor = draw_segmentation_masks(image, masks, alpha=0.4, colors=[colour(label) for label in present])
+    return painted
 
 
 def colour(label: int) -> str:
@@ -101,7 +103,9 @@ def _tile(image: Tensor) -> Tensor:
     small = F.resize(image, [max(1, round(height * share)), max(1, round(width * share))], antialias=True)
     missing = [TILE - side for side in small.shape[-2:]]
     before = [amount // 2 for amount in missing]
-    return F.pad(small, [before[1], before[0], missing[1] - before[1], missing[0] - before[0]], fill=255)
+    padding = [before[1], before[0], missing[1] - before[1], missing[0] - before[0]]
+    tile: Tensor = F.pad(small, padding, fill=255)
+    return tile
 
 
 def png(sheet: Tensor, labels: Sequence[str]) -> bytes:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from models.options import nearest
@@ -148,6 +148,13 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = {
 }
 
 
+def changed(config: TrainConfig) -> dict[str, Any]:
+    """The fields in which a recipe differs from the defaults, and its dataset and model."""
+    plain = TrainConfig("", model="")
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+
 def find(name: str) -> TrainConfig:
     """The recipe called `name`.
 
@@ -159,8 +166,3 @@ def find(name: str) -> TrainConfig:
         hint = f"nearest: {', '.join(close)}; " if close else ""
         raise ConfigError(f"no recipe is called {name!r}; {hint}there are {', '.join(sorted(RECIPES))}")
     return RECIPES[name]()
-
-
-def defaults() -> dict[str, Any]:
-    """What a run without a recipe has, field by field."""
-    return {field.name: field.default for field in fields(TrainConfig) if field.default is not MISSING}
