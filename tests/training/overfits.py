@@ -69,7 +69,7 @@ OVERFITS: dict[str, Overfit] = {
         {"backbone": "mobilenet_v2", "width": 64, "convolutions": 2, "levels": 3, "min_size": 128, "max_size": 256},
         {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4},
     ),
-    "convolutional_classifier": Overfit({**WINDOWS, "stride": 4}, SLOWLY),
+    "convolutional_classifier": Overfit({**WINDOWS, "stride": 4}, {**SLOWLY, "epochs": 50}),
     "localiser": Overfit(
         {"backbone": "mobilenet_v2", "objects": 2, "image_size": 128, "hidden": 256, "score_threshold": 0.5},
         {"epochs": 150, "learning_rate": 1e-3, "batch_size": 8},
