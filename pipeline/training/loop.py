@@ -226,7 +226,6 @@ class Loop:
         data = b""
         if self.worker.rank == 0:
             data = self._read(standing.best_step or standing.step).weights
-            scores.join(self.job, [int(figures["step"]) for figures in standing.validations])
             publish(self.job, data, self.table)
         return Trained(
             state.digest(data),
