@@ -39,6 +39,10 @@ WINDOWS: Mapping[str, object] = {
     "nms_threshold": 0.2,
     "scales": "1.6,1.36,1.15,0.98,0.83,0.7,0.6",
 }
+NARROW_VGG: Mapping[str, object] = {"backbone": "vgg16_bn", "width": 16, "head_width": 64}
+MOBILE_ENCODER: Mapping[str, object] = {"encoder": "mobilenet_v2", "width": 64}
+BRISKLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 6e-3, "batch_size": 4}
+OF_128_PIXELS: Mapping[str, Any] = {**BRISKLY, "image_size": (128, 128)}
 
 OVERFITS: dict[str, Overfit] = {
     "cornernet": Overfit(
@@ -86,12 +90,6 @@ OVERFITS: dict[str, Overfit] = {
     "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8, "samples": 96}, {**SLOWLY, "epochs": 60}),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
-    "fcn16s": Overfit(
-        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 150, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "fcn8s": Overfit(
-        {"backbone": "vgg16_bn", "width": 16, "head_width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
-    ),
     "light_head_rcnn": Overfit(
         {**MOBILE, **ANCHORS, "parts": 5, "thin": 8, "kernel": 7, "middle": 32, "hidden": 128}, SLOWLY
     ),
@@ -102,43 +100,23 @@ OVERFITS: dict[str, Overfit] = {
     "hourglass": Overfit(
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
     ),
-    "deconvnet": Overfit(
-        {"backbone": "vgg11_bn", "width": 16, "stages": 3, "head_width": 64},
-        {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4},
-    ),
-    "deeplabv3plus": Overfit(
-        {"encoder": "mobilenet_v2", "width": 32}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "deeplabv3_mobilenet_v3_large": Overfit(
-        {"aux_loss": "no"}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4, "image_size": (128, 128)}
-    ),
-    "dilatednet": Overfit(
-        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "fcn32s": Overfit(
-        {"backbone": "vgg16_bn", "width": 32, "head_width": 256},
-        {"epochs": 250, "learning_rate": 2e-3, "batch_size": 4},
-    ),
-    "fpn": Overfit({"encoder": "mobilenet_v2", "width": 64}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
-    "frrn_a": Overfit({"width": 8, "residual": 8}, {"epochs": 40, "learning_rate": 4e-3, "batch_size": 4}),
-    "gcn": Overfit({"backbone": "resnet18"}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}),
-    "lraspp_mobilenet_v3_large": Overfit(
-        {}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4, "image_size": (128, 128)}
-    ),
-    "parsenet": Overfit(
-        {"backbone": "vgg11_bn", "width": 16, "head_width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "patch_classifier": Overfit(
-        {"stages": 2, "width": 16, "hidden": 32}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "pspnet": Overfit({"encoder": "mobilenet_v2", "width": 64}, {"epochs": 80, "learning_rate": 4e-3, "batch_size": 4}),
-    "segnet": Overfit(
-        {"backbone": "vgg11_bn", "width": 16, "stages": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "unetplusplus": Overfit(
-        {"encoder": "mobilenet_v2", "width": 4}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}
-    ),
-    "unet": Overfit({"width": 8, "depth": 3}, {"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
+    "deconvnet": Overfit({**NARROW_VGG, "stages": 2}, {**BRISKLY, "learning_rate": 1e-2}),
+    "deeplabv3_mobilenet_v3_large": Overfit({"aux_loss": False}, OF_128_PIXELS),
+    "deeplabv3plus": Overfit(MOBILE_ENCODER, BRISKLY),
+    "dilatednet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn"}, BRISKLY),
+    "fcn16s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 120}),
+    "fcn32s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 150, "image_size": (256, 256)}),
+    "fcn8s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 60}),
+    "fpn": Overfit(MOBILE_ENCODER, {**BRISKLY, "epochs": 60}),
+    "frrn_a": Overfit({"width": 8, "residual": 8}, {**BRISKLY, "epochs": 30, "learning_rate": 1e-2}),
+    "gcn": Overfit({"backbone": "resnet18"}, {**BRISKLY, "epochs": 50}),
+    "lraspp_mobilenet_v3_large": Overfit({}, OF_128_PIXELS),
+    "parsenet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn", "head_width": 128}, {**BRISKLY, "epochs": 120}),
+    "patch_classifier": Overfit({"stages": 2, "width": 16, "hidden": 64}, BRISKLY),
+    "pspnet": Overfit(MOBILE_ENCODER, BRISKLY),
+    "segnet": Overfit({"backbone": "vgg16_bn", "width": 8, "stages": 3}, {**BRISKLY, "learning_rate": 1e-2}),
+    "unet": Overfit({"width": 8, "depth": 3}, {**BRISKLY, "epochs": 60, "learning_rate": 4e-3}),
+    "unetplusplus": Overfit({**MOBILE_ENCODER, "width": 4}, BRISKLY),
     "yolo_v1": Overfit(
         {"backbone": "resnet18", "input_size": 112, "width": 0.125, "hidden": 256, "dropout": 0.0},
         {"epochs": 80, "batch_size": 4},
