@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from pipeline import storage
 from pipeline.execution import ProgressListener, no_progress
 from pipeline.networks import CHECKPOINT
@@ -15,6 +17,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.records import Trained
+from pipeline.training.stepper import build_network
 
 __all__ = ["TrainConfig", "TrainReport", "train"]
 
@@ -77,16 +80,29 @@ def train(
     """
     begun = time.perf_counter()
     job = prepare(config)
+    notes = (*job.notes, *fitting(job))
     done = records.claim(job)
     if done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
         return TrainReport(**done["report"])
-    for note in job.notes:
+    for note in notes:
         tell(note)
     trained = launch(job, progress)
     curves.publish(job, scores.join(job, [int(figures["step"]) for figures in trained.validations]))
     report = summary(job, trained, time.perf_counter() - begun)
     records.finish(job, asdict(report), trained)
     return report
+
+
+def fitting(job: TrainJob) -> list[str]:
+    """What of the weights to start from fits, as a note.
+
+    Raises:
+        WeightsError: nothing does.
+    """
+    if job.config.init is None:
+        return []
+    with torch.random.fork_rng([]):
+        return [str(build_network(job)[1])]
 
 
 def launch(job: TrainJob, progress: ProgressListener) -> Trained:

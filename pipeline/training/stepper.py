@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.predict import resolve_precision
 from pipeline.predictor import PRECISIONS
 from pipeline.training import failures, objectives, optimizers
+from pipeline.training.augment.input_scale import vary_input
 from pipeline.training.data import Batch, Share
 from pipeline.training.ema import Ema
 from pipeline.training.exchange import ids_of_workers
@@ -68,6 +69,7 @@ class Stepper:
         self.network = laid_out(network, job.config.channels_last).to(self.device).train()
         self.transfer = Transfer(self.network, job.config, self.initialised)
         self.rule = job.spec.input_rule(self.network)
+        vary_input(self.network, job.config, job.spec.task)
         self.criterion = objectives.criterion(job.config, job.labels)
         self.parallel: DistributedDataParallel | None = None
         config = job.config

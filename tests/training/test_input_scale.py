@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import models
+from models.torchvision_zoo import transform_rule
+from pipeline.errors import ConfigError
+from pipeline.training.augment.config import Augmentation
+from pipeline.training.augment.input_scale import vary_input
+
+OPTIONS = {"width": 8, "min_size": 100, "max_size": 1000}
+
+
+def test_a_detector_learns_at_several_sizes_and_predicts_at_one() -> None:
+    network = models.build("fcos_small", 3, OPTIONS)
+    rule = transform_rule(network)
+    vary_input(network, Augmentation(multi_scale=0.25), "detection")
+    transform = network.get_submodule("transform")
+    learnt = {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(60)}
+    assert learnt == {75, 88, 100, 112, 125}
+    network.eval()
+    assert {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(10)} == {100}
+    assert transform_rule(network) == rule
+
+
+def test_an_input_of_one_size_is_an_error() -> None:
+    network = models.build("ssdlite320_mobilenet_v3_large", 3)
+    with pytest.raises(ConfigError, match=r"multi_scale is 0.25: expected 0, for the model's input has one size"):
+        vary_input(network, Augmentation(multi_scale=0.25), "detection")
+
+
+def test_semantic_networks_are_left_alone() -> None:
+    vary_input(models.build("unet", 3, {"depth": 1, "width": 4}), Augmentation(multi_scale=0.25), "semantic")
