@@ -20,7 +20,7 @@ from pipeline.training.job import prepare
 from tests.training.conftest import SEMANTIC
 from tests.training.test_loop import losses, on_two_processes
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 Make = Callable[..., TrainConfig]
 NETWORK: dict[str, Any] = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4}
 

@@ -22,7 +22,7 @@ from pipeline.training.job import prepare
 from tests.training.test_loop import ROOT, on_two_processes
 from tests.training.test_state import rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 Make = Callable[..., TrainConfig]
 TWO = ExecutorConfig(kind="ray", workers="2", cpus_per_worker=0.5)
 TITLE = "ray::RayTrainWorker"

@@ -50,7 +50,7 @@ def on_two_processes(job: TrainJob, folder: Path) -> list[str]:
         subprocess.Popen([*command, str(rank), "2", str(store)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    said = [rank.communicate(timeout=120)[0].strip() for rank in ranks]
+    said = [rank.communicate(timeout=1200)[0].strip() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     return said
 
