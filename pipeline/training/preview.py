@@ -78,7 +78,8 @@ def drawn(sample: Sample, labels: Sequence[str]) -> Tensor:
     colours = [colour(label) for label in ids]
     if "masks" in target:
         image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colours)
-    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], [labels[label] for label in ids], colours, width=2)
+    names = [labels[label] for label in ids] if len(set(labels) - {BACKGROUND}) > 1 else None  # a legend tells of one
+    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], names, colours, width=2)
     return boxed
 
 
