@@ -36,6 +36,13 @@ class InputRule:
     scale: float = 1.0
     """Factor on the size that all this gives: to look at an image at several scales."""
 
+    def __str__(self) -> str:
+        """As 300x300, 800..1333 (shorter and longer side), any; then what both sides are padded to a multiple of."""
+        if self.fixed is not None:
+            return f"{self.fixed[0]}x{self.fixed[1]}"
+        sides = str(self.min_size or "any") + (f"..{self.max_size}" if self.max_size else "")
+        return f"{sides} by {self.multiple}" if self.multiple > 1 else sides
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after the resize, before the padding; equal to torchvision's to the pixel.
 
@@ -81,7 +88,8 @@ class ModelSpec:
     `background` is true (label 0, as torchvision has it). Detection and instance networks take a list of CHW float
     images in [0, 1] and give `[{boxes (N, 4) xyxy float, labels (N,) int64, scores (N,), masks? (N, 1, H, W)}]` in
     evaluation, a dict of losses in training. Panoptic networks (models/segmentation/panoptic_fpn.py) take such a list
-    too, targets with masks and a map, and give a panoptic map beside the boxes. Semantic networks take NCHW and give `{"out": (N, K, H, W) logits}`.
+    too, targets with masks and a map, and give a panoptic map beside the boxes. Semantic networks take NCHW and give
+    `{"out": (N, K, H, W) logits}`.
     """
 
     name: str

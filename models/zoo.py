@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from models import darknet, detection, segmentation, torchvision_zoo
 from models.errors import ModelError
 from models.options import Value, coerce, nearest
-from models.spec import ModelSpec
+from models.spec import InputRule, ModelSpec
 
+VOC_LABELS = 21
+"""Of Pascal VOC, the background's included."""
 SPECS: tuple[ModelSpec, ...] = (
     *torchvision_zoo.SPECS,
     *darknet.SPECS,
@@ -71,3 +74,21 @@ def build(
     model = spec.build(num_classes=num_classes, **coerce(spec, given))
     cast(Any, model).num_classes = num_classes  # what `models.weights` compares a file's head with
     return model
+
+
+def outline(spec: ModelSpec) -> tuple[int, InputRule] | None:
+    """Number of parameters and input rule with the default options and the labels of the published weights, else 21.
+
+    Built without memory for its weights; None = the network needs options of one's own.
+    """
+    labels = len(spec.labels) if spec.labels else VOC_LABELS
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                model = build(spec.name, labels)
+            return sum(parameter.numel() for parameter in model.parameters()), spec.input_rule(model)
+        except NotImplementedError:  # it looks at its weights while it is built
+            continue
+        except ModelError:
+            return None
+    return None

@@ -77,3 +77,17 @@ def test_without_a_longest_side_it_is_torchvisions_resize(size):
 )
 def test_padded_shapes_by_hand(rule, size, shape):
     assert rule.shape(*size) == shape
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (InputRule(fixed=(300, 200)), "300x200"),
+        (InputRule(min_size=800, max_size=1333, multiple=32), "800..1333 by 32"),
+        (InputRule(min_size=520), "520"),
+        (InputRule(multiple=16), "any by 16"),
+        (InputRule(), "any"),
+    ],
+)
+def test_a_rule_says_itself_in_a_word(rule, said):
+    assert str(rule) == said

@@ -149,3 +149,16 @@ def test_errors_and_specs_do_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "module 'models' has no attribute 'nothing'; it has MODELS, build, find" in done.stderr
+
+
+def test_the_outline_is_that_of_the_network_itself():
+    model = build("fcos_small", 21)
+    assert zoo.outline(find("fcos_small")) == (
+        sum(p.numel() for p in model.parameters()),
+        find("fcos_small").input_rule(model),
+    )
+    assert zoo.outline(find("darknet")) is None
+
+
+def test_every_network_but_darknet_has_an_outline():
+    assert [name for name, spec in MODELS.items() if zoo.outline(spec) is None] == ["darknet"]
