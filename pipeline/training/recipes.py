@@ -59,7 +59,7 @@ def nuclei() -> TrainConfig:
         "dsb2018-200",
         model="unet",
         option=("width=16", "depth=4"),
-        epochs=20,
+        epochs=26,
         batch_size=8,
         learning_rate=3e-3,
         weight_decay=1e-2,
@@ -70,7 +70,8 @@ def nuclei() -> TrainConfig:
         rotate=90.0,
         brightness=0.3,
         contrast=0.3,
-        validate_every=5,
+        precision="bf16",
+        validate_every=13,
         threads=2,
     )
 
@@ -94,6 +95,7 @@ def membranes() -> TrainConfig:
         brightness=0.2,
         contrast=0.2,
         crop=(384, 384),
+        precision="bf16",
         validate_every=10,
         threads=2,
     )
