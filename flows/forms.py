@@ -52,15 +52,18 @@ def _describe(config: type, schema: dict[str, Any], handler: GetJsonSchemaHandle
 
 
 def field_lines(config: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, by name."""
+    """The docstring under each field of a dataclass, those of its bases included, by name."""
+    bases = [base for base in reversed(config.__mro__) if dataclasses.is_dataclass(base)]
+    return {name: line for base in bases for name, line in _own_lines(base)}
+
+
+def _own_lines(config: type) -> Iterator[tuple[str, str]]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(config)))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    lines: dict[str, str] = {}
     for field, below in itertools.pairwise(body):
         text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, str):
-            lines[field.target.id] = inspect.cleandoc(text)
-    return lines
+            yield field.target.id, inspect.cleandoc(text)
 
 
 def _unasked(config: type) -> Iterator[str]:

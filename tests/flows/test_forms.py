@@ -98,7 +98,15 @@ def test_the_form_of_an_inference() -> None:
     assert schema.required == ["predict"]
     ordered = sorted(schema.properties, key=lambda name: schema.properties[name]["position"])
     assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "patience"]
-    expected = {"PredictConfig", "NetworkConfig", "IngestConfig", "TrainConfig", "ExecutorConfig", "Patience"}
+    expected = {
+        "PredictConfig",
+        "NetworkConfig",
+        "InferenceConfig",
+        "IngestConfig",
+        "TrainConfig",
+        "ExecutorConfig",
+        "Patience",
+    }
     assert set(definitions(dataset_inference)) == expected
     assert definitions(dataset_inference)["ExecutorConfig"]["properties"]["kind"]["enum"] == ["local", "ray"]
 

@@ -15,7 +15,7 @@ class PlainSegmenter(nn.Module):
     """Two convolutions of one pixel's size, so that padding changes nothing; if wanted a shallower classifier,
     statistics over the batch of what is pooled over the image, and a nap of some seconds in each pass."""
 
-    def __init__(self, num_classes: int, auxiliary: bool, pooled: bool, nap: float) -> None:
+    def __init__(self, num_classes: int, auxiliary: bool, pooled: bool = False, nap: float = 0.0) -> None:
         super().__init__()
         self.nap = nap
         self.body = nn.Conv2d(3, 8, 1)

@@ -66,7 +66,10 @@ def test_a_worker_without_an_image_of_its_own_computes_on_a_blank(config: Make) 
 def test_images_are_mirrored_in_some_epochs(config: Make) -> None:
     data = opened(config(batch_size=IMAGES))
     seen = [
-        dict(zip(b.image_ids, b.samples, strict=True)) for e in range(6) for s in data.epoch(e, 0, 1) for b in s.batches
+        dict(zip(b.image_ids, b.samples, strict=True))
+        for e in range(16)
+        for s in data.epoch(e, 0, 1)
+        for b in s.batches
     ]
     variants = {tuple(epoch[3].target["boxes"][0].tolist()) for epoch in seen}
     assert len(variants) == 2
