@@ -31,6 +31,10 @@ class Batch:
     weight: float
     """Share of the whole step's images that these are; 0 where the worker has none and computes on a blank one."""
 
+    def __len__(self) -> int:
+        """Images to compute."""
+        return len(self.samples)
+
 
 @dataclass(frozen=True)
 class Share:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.training.data import Batch
 
 NAMED = 20
 """Image ids that a message names."""
@@ -25,20 +26,23 @@ def not_finite(
     )
 
 
-def out_of_memory(
-    error: torch.OutOfMemoryError, images: int, device: torch.device, fits: Callable[[int], bool]
-) -> ConfigError:
-    """Say that a batch of `images` is too large, and which one is not: each try halves it."""
+def out_of_memory(reason: str, batch: Batch, device: torch.device, fits: Callable[[Batch, int], bool]) -> ConfigError:
+    """Say that a batch is too large, and how many of its images are not: each try halves it.
+
+    To be called when nothing of the attempt that failed is held any more, not while its error is handled.
+    """
+    images = len(batch)
     size = images // 2
-    while size and not fits(size):
+    while size and not fits(batch, size):
         size //= 2
     advice = (
         f"one of {size} does: use --batch-size {size}, with --accumulate for as many images in a step"
         if size
         else "nor does one image: choose a smaller input for the model, or a smaller model"
     )
-    reason = str(error).partition(". ")[0]
-    return ConfigError(f"a batch of {images} images does not fit the memory of {device} ({reason}); {advice}")
+    return ConfigError(
+        f"a batch of {images} images does not fit the memory of {device} ({reason.partition('. ')[0]}); {advice}"
+    )
 
 
 def too_few_for_statistics(model: str, images: int) -> ConfigError:

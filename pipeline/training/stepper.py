@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +27,9 @@ from pipeline.training.job import TrainJob, Worker, read_init
 from pipeline.training.order import step_seed, steps_per_epoch
 from pipeline.training.records import Step
 from pipeline.training.transfer import Initialised, Transfer, initialise
+
+SMALLEST_SCALE = 1.0
+"""Gradients that overflow without fp16's loss scaling do so for another reason; other precisions are never scaled."""
 
 
 def build_network(job: TrainJob) -> tuple[nn.Module, Initialised | None]:
@@ -94,6 +98,13 @@ class Stepper:
             TrainingError: a loss or a gradient is not a finite number.
             ConfigError: a batch is too large for the memory, or too small for the network.
         """
+        try:
+            return self._step(share, epoch, number)
+        except torch.OutOfMemoryError as error:
+            reason = str(error)  # the error itself would keep what the batch has taken of the memory
+        raise failures.out_of_memory(reason, max(share.batches, key=len), self.device, self._fits)
+
+    def _step(self, share: Share, epoch: int, number: int) -> Step:
         config = self.job.config
         learning_rate = config.learning_rate * optimizers.rate(number, self.total, config)
         optimizers.set_rate(self.optimizer, learning_rate)
@@ -105,7 +116,7 @@ class Stepper:
             for name, value in found.items():
                 parts[name] = parts.get(name, 0.0) + value * batch.weight
         norm = self._update()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        if not math.isfinite(norm) and self.scaler.get_scale() <= SMALLEST_SCALE:
             ids = ids_of_workers(share.image_ids, self.worker.world_size)
             raise failures.not_finite("gradient", epoch + 1, number + 1, parts, ids, learning_rate)
         rates = optimizers.rates(self.optimizer)
@@ -125,10 +136,6 @@ class Stepper:
             if not math.isfinite(sum(values)):
                 raise failures.not_finite("loss", epoch + 1, number + 1, found, batch.image_ids, learning_rate)
             self._backward(losses, batch.weight * self.worker.world_size)
-        except torch.OutOfMemoryError as error:
-            raise failures.out_of_memory(
-                error, len(batch.samples), self.device, lambda images: self._fits(batch, images)
-            ) from None
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -149,13 +156,16 @@ class Stepper:
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
     def _fits(self, batch: Batch, images: int) -> bool:
-        """Whether the memory is enough for the first `images` of a batch; leaves the gradients useless."""
+        """Whether the memory is enough for a step on the first `images` of a batch, which leaves the weights useless."""
+        self.parallel = None  # whose hooks would wait for the other workers
         self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         part = Batch(batch.slot, batch.image_ids[:images], batch.samples[:images], 1.0)
         try:
             self._backward(self._losses(self.network, part), 1.0)
+            self.optimizer.step()  # its averages take memory too, from the first step on
         except torch.OutOfMemoryError:
             return False
         return True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,28 +37,51 @@ def segmenter(*, num_classes: int, auxiliary: bool = False, pooled: bool = False
 
 
 class FailingDetector(nn.Module):
-    """At the named steps: its loss is not a number, its gradient is none, its process ends; and batches it has no room for."""
+    """At the named steps: its loss is not a number, its gradient is none, its process ends; and batches it has no room for,
+    or none beside what an earlier one still holds."""
 
-    def __init__(self, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, room: int = 1000) -> None:
+    def __init__(self, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000) -> None:
         super().__init__()
-        self.nan_at, self.steep_at, self.die_at, self.room = nan_at, steep_at, die_at, room
+        self.nan_at, self.steep_from, self.die_at, self.room = nan_at, steep_from, die_at, room
         self.weight = nn.Parameter(torch.ones(2, 2))
+        self.last = nn.Parameter(torch.ones(1))  # its gradient is there before the memory is full
         self.step = 0
+        self.held: list[weakref.ref[Tensor]] = []
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.step += 1
         if self.step == self.die_at:
             os._exit(7)
-        if len(images) > self.room:
-            raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
         loss = self.weight.square().sum() * sum(len(target["boxes"]) for target in targets)
-        if self.step == self.steep_at:
+        if self.step == self.nan_at:
+            loss = loss * float("nan")
+        if 0 < self.steep_from <= self.step:
             loss = loss + (0 * self.weight).sum().sqrt()  # 0, and infinitely steep
-        return {"area": loss * (float("nan") if self.step == self.nan_at else 1.0)}
+        if any(one() is not None for one in self.held):
+            raise torch.OutOfMemoryError("an earlier batch holds the memory")
+        activations = torch.zeros(1)
+        self.held = [weakref.ref(activations)]
+        full: Tensor = Full.apply(loss, activations, len(images) > self.room)
+        return {"area": (full * self.last).sum()}
 
 
-def failing(*, num_classes: int, nan_at: int = 0, steep_at: int = 0, die_at: int = 0, room: int = 1000) -> nn.Module:
-    return FailingDetector(nan_at, steep_at, die_at, room)
+class Full(torch.autograd.Function):
+    """Hands a loss on with what it takes to go back, for which there may be no room."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, activations: Tensor, full: bool) -> Tensor:
+        ctx.activations, ctx.full = activations, full
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        if ctx.full:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
+        return gradient, None, None
+
+
+def failing(*, num_classes: int, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000) -> nn.Module:
+    return FailingDetector(nan_at, steep_from, die_at, room)
 
 
 def rule(model: nn.Module) -> InputRule:

@@ -138,7 +138,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
     with pytest.raises(
         TrainingError, match=r"the gradient is not a finite number.*step 2.*lower --learning-rate \(it was \d"
     ):
-        trained(config(**FAILING, option=("steep_at=2",), batch_size=4))
+        trained(config(**FAILING, option=("steep_from=2",), batch_size=4))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,11 @@ def test_a_full_device_is_explained_with_the_batch_that_fits(config: Make, room:
 def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None:
     with pytest.raises(ConfigError, match=r"SEGMENTER takes statistics.*batch of 1 is too small.*--batch-size"):
         trained(config(**{**SEMANTIC, "option": ("pooled=true",)}, dataset="pair", batch_size=1))
+
+
+def test_gradients_that_overflow_at_every_scale_stop_fp16_too(config: Make) -> None:
+    with pytest.raises(TrainingError, match=r"the gradient is not a finite number.*epoch 16, step 16 "):
+        trained(config(**FAILING, option=("steep_from=1",), batch_size=16, epochs=40, precision="fp16"))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
