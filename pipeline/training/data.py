@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from models.spec import InputRule
@@ -66,10 +68,16 @@ class TrainingData:
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
         self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border, job.stuff)
         self.augment = Augmenter(job.config, job.spec.task, job.config.seed, job.config.epochs)
+        self.threads = max(1, int(job.config.executor.cpus_per_worker))
         self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
         self.unreadable: dict[int, Failure] = {}
         self._kept: dict[int, Sample] = {}
         self._room = job.config.cache_mb << 20
+
+    def shares(self, rank: int, workers: int, epoch: int = 0, begin: int = 0) -> Iterator[Share]:
+        """Shares of worker `rank` from step `begin` of an epoch to the end of the last one."""
+        for number in range(epoch, self.job.config.epochs):
+            yield from self.epoch(number, rank, workers, begin if number == epoch else 0)
 
     def epoch(self, epoch: int, rank: int, workers: int, begin: int = 0) -> Iterator[Share]:
         """Shares of worker `rank` from step `begin` of the epoch on; every worker has equally many, one a step."""
@@ -83,21 +91,31 @@ class TrainingData:
             yield self._share(list(zip(slots, found, strict=True)), len(step))
 
     def augmented(self, positions: Sequence[int], epoch: int) -> Iterator[tuple[int, Sample | None]]:
-        """Image id and sample as an epoch changes it, in the order of `positions`; None for one that cannot be read."""
+        """Image id and sample as an epoch changes it, in the order of `positions`; None for one that cannot be read.
+
+        As many threads as the worker has CPUs change images, some images ahead of the consumer.
+        """
         ids = [self.images[i].image_id for i in positions]
         others = [self.augment.others(epoch, image_id, len(self.images)) for image_id in ids]
         found = self._samples([i for own, mixed in zip(positions, others, strict=True) for i in (own, *mixed)])
-        for image_id, mixed in zip(ids, others, strict=True):
-            _, sample = next(found)
-            usable = [other for _, other in (next(found) for _ in mixed) if other is not None]
-            whole = usable if len(usable) == len(mixed) else []
-            yield image_id, None if sample is None else self.augment(sample, whole, epoch, image_id)
+        with ThreadPoolExecutor(self.threads, "augment") as pool:
+            waiting: deque[tuple[int, Future[Sample] | None]] = deque()
+            for image_id, mixed in zip(ids, others, strict=True):
+                _, sample = next(found)
+                usable = [other for _, other in (next(found) for _ in mixed) if other is not None]
+                whole = usable if len(usable) == len(mixed) else []
+                made = None if sample is None else pool.submit(self.augment, sample, whole, epoch, image_id)
+                waiting.append((image_id, made))
+                if len(waiting) > self.threads:
+                    yield _finished(*waiting.popleft())
+            while waiting:
+                yield _finished(*waiting.popleft())
 
     def _samples(self, positions: Sequence[int]) -> Iterator[tuple[int, Sample | None]]:
         """Image id and sample in the order of `positions`; None for an image that cannot be read."""
         kept = self._kept.copy()
         wanted = [self.images[i] for i in positions]
-        loaded = load([image for image in wanted if image.image_id not in kept], self.policy)
+        loaded = load([image for image in wanted if image.image_id not in kept], self.policy, max(2, self.threads))
         for image in wanted:
             if image.image_id in kept:
                 yield image.image_id, kept[image.image_id]
@@ -139,3 +157,7 @@ class TrainingData:
     def _batch(self, slot: int, found: Found, images: int) -> Batch:
         good = [(image_id, sample) for image_id, sample in found if sample is not None]
         return Batch(slot, tuple(i for i, _ in good), tuple(s for _, s in good), len(good) / images)
+
+
+def _finished(image_id: int, made: Future[Sample] | None) -> tuple[int, Sample | None]:
+    return image_id, None if made is None else made.result()

@@ -124,8 +124,14 @@ class Loop:
 
     def run(self) -> Trained:
         """Take the steps that are left, then publish."""
-        while not self._over():
-            self._run_epoch()
+        standing, worker = self.standing, self.worker
+        ahead = Prefetch(self.data.shares(worker.rank, worker.world_size, standing.epoch, standing.step_of_epoch))
+        try:
+            shares = iter(ahead)
+            while not self._over():
+                self._run_epoch(shares)
+        finally:
+            ahead.close()
         return self._finish()
 
     def _over(self) -> bool:
@@ -134,22 +140,17 @@ class Loop:
         since = sum(figures["step"] > (standing.best_step or 0) for figures in standing.validations)
         return standing.epoch >= self.job.config.epochs or 0 < patience <= since
 
-    def _run_epoch(self) -> None:
-        """Take the steps that are left of an epoch."""
-        standing, worker = self.standing, self.worker
-        self.stepper.begin(standing.epoch)
-        ahead = Prefetch(self.data.epoch(standing.epoch, worker.rank, worker.world_size, standing.step_of_epoch))
-        try:
+    def _run_epoch(self, shares: Iterator[Share]) -> None:
+        """Take the steps that are left of an epoch; the next one's images are made ready meanwhile."""
+        self.stepper.begin(self.standing.epoch)
+        for _ in range(self.steps_of_epoch - self.standing.step_of_epoch):
             asked = time.perf_counter()
-            for share in ahead:
-                waited = time.perf_counter() - asked
-                step = self._step(share)
-                self.noted.append(replace(step, seconds=time.perf_counter() - asked, wait_seconds=waited))
-                self._tell(step, share)
-                self._advance(step)
-                asked = time.perf_counter()
-        finally:
-            ahead.close()
+            share = next(shares)
+            waited = time.perf_counter() - asked
+            step = self._step(share)
+            self.noted.append(replace(step, seconds=time.perf_counter() - asked, wait_seconds=waited))
+            self._tell(step, share)
+            self._advance(step)
 
     def _step(self, share: Share) -> Step:
         """Take a step; what stops the run here names the checkpoint to go on from."""
@@ -212,7 +213,8 @@ class Loop:
         whole = sum_over_workers(self.noted, workers, self.stepper.device)
         self.table = pa.concat_tables([self.table, steps_table(self.job, whole)])
         self.noted = []
-        own = {str(i): f"image {i} ({f.stage}): {f.message}" for i, f in self.data.unreadable.items()}
+        failures = self.data.unreadable.copy()  # which grows beside the steps
+        own = {str(i): f"image {i} ({f.stage}): {f.message}" for i, f in failures.items()}
         unreadable = {**self.standing.unreadable, **merge_over_workers(own, workers)}
         self.standing = replace(self.standing, unreadable=unreadable)
         if self.worker.rank == 0:

@@ -55,6 +55,29 @@ def test_an_epoch_goes_on_where_it_was_left(config: Make, begin: int) -> None:
     assert [share.image_ids for share in data.epoch(1, 0, 1, begin)] == whole[begin:]
 
 
+def test_epochs_follow_each_other_from_where_the_first_was_left(config: Make) -> None:
+    data = opened(config(batch_size=3, epochs=3))
+    whole = [share.image_ids for epoch in (1, 2) for share in data.epoch(epoch, 0, 1)]
+    assert [share.image_ids for share in data.shares(0, 1, epoch=1, begin=4)] == whole[4:]
+
+
+def test_any_number_of_threads_changes_images_alike(config: Make) -> None:
+    changes = {"mosaic": 0.5, "scale": 0.5, "brightness": 0.5, "translate": 0.2}
+    found = [
+        [
+            sample
+            for share in opened(config(executor=ExecutorConfig(cpus_per_worker=cpus), **changes)).shares(0, 1)
+            for batch in share.batches
+            for sample in batch.samples
+        ]
+        for cpus in (1, 5)
+    ]
+    assert len(found[0]) == IMAGES
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.target["boxes"], other.target["boxes"])
+
+
 def test_a_worker_without_an_image_of_its_own_computes_on_a_blank(config: Make) -> None:
     data = opened(config(batch_size=1, executor=up_to(5)))
     shares = [list(data.epoch(0, rank, 5)) for rank in range(5)]
