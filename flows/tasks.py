@@ -97,7 +97,7 @@ def check(config: TrainConfig) -> TrainJob:
 @task(task_run_name="train {config.model}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
 def train(config: TrainConfig) -> TrainReport:
     """Fit a model to a dataset and write a checkpoint; what an earlier try left goes on from its last checkpoint."""
-    report = training.train(config, ProgressArtifacts(config.dataset))
+    report = training.train(config, ProgressArtifacts(config.dataset.partition("@")[0]))
     get_run_logger().info("run %s: its checkpoint is %s", report.run, report.checkpoint)
     show_checkpoint(report)
     return report

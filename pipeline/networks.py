@@ -127,7 +127,7 @@ def resolve(config: NetworkConfig) -> Network:
         ConfigError: something is missing: the model, the weights or the labels.
         WeightsError: the weights do not have the wanted digest, or do not fit the model.
     """
-    uri = _weights_file(_weights_uri(config))
+    uri = weights_file(_weights_uri(config))
     data = b"" if uri == RANDOM else _read_weights(uri)
     digest = RANDOM if uri == RANDOM else _digest(data)
     if config.sha256 is not None and config.sha256.lower() != digest:
@@ -194,22 +194,31 @@ def _published(config: NetworkConfig) -> Published | None:
     return (known or {}).get(str(config.weights))
 
 
-def _weights_file(uri: str) -> str:
+def weights_file(uri: str) -> str:
     """The file itself, or the one in a checkpoint's folder; of a training under way, the last checkpoint's."""
     if uri == RANDOM or uri.startswith(("http://", "https://")) or uri.endswith(WEIGHTS_SUFFIXES):
         return uri
     inside = storage.join(uri, CHECKPOINT)
     if storage.exists(inside):
         return inside
-    places = (step_folder(uri, step) for step in reversed(steps_below(uri)))
-    whole = next((place for place in places if storage.exists(storage.join(place, MANIFEST))), None)
-    return storage.join(whole, CHECKPOINT) if whole else uri
+    newest = newest_step(uri)
+    return uri if newest is None else storage.join(step_folder(uri, newest), CHECKPOINT)
 
 
 def steps_below(folder: str) -> list[int]:
     """Steps of a training run that have a checkpoint's folder, whole or not, in their order."""
     names = (STEP.fullmatch(name) for name in storage.children(folder))
     return sorted(int(match[1]) for match in names if match)
+
+
+def whole_step(folder: str, step: int) -> bool:
+    """Whether the checkpoint of a training run's step was written to its end."""
+    return storage.exists(storage.join(step_folder(folder, step), MANIFEST))
+
+
+def newest_step(folder: str) -> int | None:
+    """Step of a training run's last checkpoint that was written to its end; None = there is none."""
+    return next((step for step in reversed(steps_below(folder)) if whole_step(folder, step)), None)
 
 
 def step_folder(folder: str, step: int) -> str:

@@ -22,7 +22,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from pipeline.errors import ShardlensError
 from pipeline.executors import cluster
-from pipeline.networks import steps_below
+from pipeline.networks import newest_step
 
 LOOK_EVERY_S = 1.0
 ATTEMPT_S = 30.0
@@ -56,7 +56,7 @@ class RestartPolicy(DefaultFailurePolicy):
         if isinstance(training_failed_error, WorkerGroupError):
             if any(isinstance(found, ShardlensError) for found in training_failed_error.worker_failures.values()):
                 return FailureDecision.RAISE
-            newest = max(steps_below(self._wanted.folder), default=0)
+            newest = newest_step(self._wanted.folder) or 0
             if newest > self._newest:
                 self._newest, self._worker_group_failures = newest, 0
             self._waits_since = None
@@ -117,7 +117,7 @@ class RoomPolicy(ElasticScalingPolicy):
         if not free:
             self._written = None
             return NoopDecision()
-        newest = max(steps_below(self._wanted.folder), default=0)
+        newest = newest_step(self._wanted.folder) or 0
         if self._written is None or newest == self._written:
             self._written = newest
             return NoopDecision()

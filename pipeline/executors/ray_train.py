@@ -21,7 +21,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train.torch import get_device
+from ray.train.torch import TorchConfig, get_device
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -137,6 +137,7 @@ def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
         policies | ({"scaling_policy": RoomPolicy(scaling, wanted)} if config.elastic_workers else {}),
         train_loop_config={"job": job, "queue": queue},
         scaling_config=scaling,
+        torch_config=TorchConfig(backend=backend(asked)),
         run_config=RunConfig(
             name=job.run,
             storage_path=folder,
@@ -182,6 +183,11 @@ def _take(queue: Queue) -> list[Progress]:
     except RayError:
         return []
     return found
+
+
+def backend(config: ExecutorConfig) -> str:
+    """What exchanges gradients: NCCL where each worker has a GPU of its own, which it insists on, else gloo."""
+    return "nccl" if config.gpus_per_worker >= 1 else "gloo"
 
 
 def _resources(config: ExecutorConfig) -> dict[str, float]:

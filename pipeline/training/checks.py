@@ -110,6 +110,29 @@ def check_truth(truth: Truth, images: pa.Table, split: str | None, config: Train
     )
 
 
+def check_masks(truth: Truth, images: pa.Table, config: TrainConfig, task: Task) -> None:
+    """Refuse masks of another size than their images; detection models draw none.
+
+    Raises:
+        DatasetError: there are some; the message names the first.
+    """
+    if task == "detection":
+        return
+    rows = truth.rows.filter(pc.is_valid(truth.rows["segmentation"])).combine_chunks()
+    place = np.searchsorted(images["image_id"].to_numpy(), rows["image_id"].to_numpy())
+    expected = np.stack([images[side].to_numpy()[place] for side in ("height", "width")], axis=1)
+    found = np.array(pc.struct_field(rows["segmentation"], "size").to_pylist()).reshape(-1, 2)
+    wrong = np.flatnonzero((found != expected).any(axis=1))
+    if len(wrong):
+        first = int(wrong[0])
+        (height, width), (tall, wide) = found[first], expected[first]
+        raise DatasetError(
+            f"{len(wrong)} masks are of another size than their image, such as that of annotation "
+            f"{rows['annotation_id'][first]} in {images['file_name'][int(place[first])]}, which is {height} x {width} pixels "
+            f"(height x width) where the image is {tall} x {wide}: ingest {config.dataset} again from masks of the images' sizes"
+        )
+
+
 def check_validation(
     config: TrainConfig, spec: ModelSpec, annotations: pa.Table, images: pa.Table, categories: pa.Table, split: str
 ) -> None:
@@ -126,6 +149,7 @@ def check_validation(
     readable = chosen.filter(pc.is_valid(chosen["width"])).combine_chunks()
     truth = select(annotations, readable, spec.task, categories)
     check_truth(truth, readable, split, config, spec.task, "validate on")
+    check_masks(truth, readable, config, spec.task)
 
 
 def check_counts(config: TrainConfig, images: int) -> None:

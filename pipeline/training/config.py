@@ -27,7 +27,7 @@ class Subject:
     """What to train, and on what."""
 
     dataset: str
-    """Name of an ingested dataset."""
+    """Name of an ingested dataset; NAME@VERSION = not its latest version but that one."""
     _: KW_ONLY
     model: str
     """Name in the zoo ('shardlens models' lists them)."""

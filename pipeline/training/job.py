@@ -19,8 +19,9 @@ from pipeline import storage
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
-from pipeline.networks import read_options
+from pipeline.networks import read_options, weights_file
 from pipeline.panoptic import stuff_labels
+from pipeline.predict import resolve_precision
 from pipeline.training import checks
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
@@ -29,7 +30,7 @@ from pipeline.warehouse import Warehouse, check_name
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),
-    *("checkpoint_every", "keep", "max_failures", "strict"),
+    *("checkpoint_every", "keep", "max_failures", "max_unreadable", "strict"),
 }
 """Fields of the configuration that change no weight."""
 
@@ -54,6 +55,8 @@ class TrainJob:
     init_sha256: str | None
     left_out: Mapping[str, int]
     """How many annotations and images cannot be learnt from, by reason."""
+    precision: str
+    """What `auto` means on these workers, else what was asked for."""
     best_metric: str
     """The metric of a validation that chooses the best checkpoint."""
     notes: tuple[str, ...]
@@ -92,6 +95,7 @@ class TrainJob:
             "options": dict(self.options),
             "init": self.init_sha256,
             "workers": self.config.workers,
+            "precision": self.precision,
             "device": self.config.device,
         }
         return dict(json.loads(json.dumps(settings)))
@@ -135,12 +139,15 @@ def prepare(config: TrainConfig) -> TrainJob:
     """
     spec = models.find(config.model)
     _check_model(config, spec)
-    dataset = Dataset.open(Warehouse(config.warehouse), config.dataset)
+    name, _, version = config.dataset.partition("@")
+    dataset = Dataset.open(Warehouse(config.warehouse), name, version or None)
+    config = replace(config, dataset=name)
     split = choose_split(config, dataset.images)
     images, unreadable = usable_images(dataset.images, split)
     annotations = read(dataset)
     truth = select(annotations, images, spec.task, dataset.categories)
     checks.check_truth(truth, images, split, config, spec.task, "learn from")
+    checks.check_masks(truth, images, config, spec.task)
     checks.check_counts(config, images.num_rows)
     val_split, metric = checks.choose_val_split(config, dataset.images, split), checks.choose_metric(config, spec.task)
     if val_split is not None:
@@ -166,6 +173,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         options,
         init,
         left_out,
+        resolve_precision(config.precision, config.device),
         metric,
         notes,
     )
@@ -229,14 +237,12 @@ def _init_digest(uri: str | None) -> str | None:
 
 
 def read_init(uri: str) -> bytes:
-    """Read the weights to start from: a file, or a checkpoint's folder.
+    """Read the weights to start from: a file, or a checkpoint's folder, as `predict --weights` takes them.
 
     Raises:
         WeightsError: nothing is there.
     """
-    place = storage.normalise(uri)
-    inside = storage.join(place, "model.safetensors")
     try:
-        return storage.read(inside if storage.exists(inside) else place)
+        return storage.read(weights_file(storage.normalise(uri)))
     except LocationNotFoundError as error:
         raise WeightsError(f"no weights to start from at {error}") from None

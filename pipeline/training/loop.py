@@ -88,7 +88,7 @@ class Loop:
         told = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (
-            Validator(job, stepper.rule, stepper.device, stepper.precision, told) if job.val_split is not None else None
+            Validator(job, stepper.rule, stepper.device, job.precision, told) if job.val_split is not None else None
         )
         self.writer = state.Writer(job.folder, job.config.keep)
         self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)

@@ -14,7 +14,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make
 import models
 from models.spec import BACKGROUND
 from pipeline import storage
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.training.config import TrainConfig
 from pipeline.training.data import TrainingData
 from pipeline.training.job import TrainJob, prepare
@@ -38,8 +38,10 @@ def preview(config: TrainConfig, count: int) -> str:
         URI of the PNG, in the run's folder; the run itself is not begun.
 
     Raises:
-        ShardlensError: see `pipeline.training.job.prepare`.
+        ShardlensError: `count` is not positive; see also `pipeline.training.job.prepare`.
     """
+    if count < 1:
+        raise ConfigError(f"preview is {count}: expected the number of images to draw")
     job = prepare(config)
     tiles = [_tile(drawn(sample, job.labels)) for sample in samples(job, count)]
     sheet = make_grid(torch.stack(tiles), nrow=min(count, COLUMNS), padding=4, pad_value=255)

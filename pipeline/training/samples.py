@@ -66,7 +66,7 @@ class SampleMaker:
             DatasetError: a mask is of another size than its image.
         """
         image = torch.from_numpy(np.ascontiguousarray(decoded.pixels.transpose(2, 0, 1)))
-        for row in rows:
+        for row in rows if self.task != "detection" else ():
             _check_size(row, decoded, image_id)
         if self.task == "semantic":
             return self._semantic(image, decoded, rows)
@@ -79,13 +79,12 @@ class SampleMaker:
     def _objects(self, decoded: Decoded, rows: Sequence[Row]) -> dict[str, Tensor]:
         boxes = torch.from_numpy(boxes_xyxy(decoded, rows))
         labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
-        if self.task == "detection":
-            return {"boxes": boxes, "labels": labels}
-        drawn = torch.from_numpy(masks_nhw(decoded, rows))
-        seen = torch.ones(len(rows), dtype=torch.bool)
-        if self.task == "panoptic":  # truth.select has not left them out, since they have pixels
-            seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        return {"boxes": boxes[seen], "labels": labels[seen], "masks": drawn[seen]}
+        # Panoptic rows may have pixels without a box, and an image may not be any more what was ingested.
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        found = {"boxes": boxes[seen], "labels": labels[seen]}
+        return (
+            found if self.task == "detection" else found | {"masks": torch.from_numpy(masks_nhw(decoded, rows))[seen]}
+        )
 
     def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
         size = self.image_size or self.rule.resized(*image.shape[-2:])

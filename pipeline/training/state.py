@@ -27,8 +27,8 @@ from torch import Tensor
 
 from models.weights import Checkpoint, to_bytes
 from pipeline import storage, tables
-from pipeline.errors import StorageError
-from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below
+from pipeline.errors import AccessDeniedError, StorageError, StorageUnavailableError
+from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below, whole_step
 from pipeline.warehouse import read_json, to_json
 
 STATE = "state.pt"
@@ -108,13 +108,24 @@ def write(folder: str, snapshot: Snapshot) -> None:
 
 
 def read(folder: str, step: int) -> Saved | None:
-    """The checkpoint of a step; None if it is not whole, or not as it was written."""
+    """The checkpoint of a step; None if it is not whole, or not as it was written.
+
+    Raises:
+        StorageError: the store cannot be read for now, or another version of Shardlens wrote it.
+    """
     place = step_folder(folder, step)
     try:
         manifest = read_json(storage.join(place, MANIFEST))
         parts = {name: storage.read(storage.join(place, name)) for name in manifest["files"]}
+    except (StorageUnavailableError, AccessDeniedError):
+        raise
     except StorageError:
         return None
+    if manifest["format"] != FORMAT:
+        raise StorageError(
+            f"{place} is a checkpoint of format {manifest['format']}, expected {FORMAT}: go on with the version of Shardlens "
+            "that wrote it, or give another --run name"
+        )
     if any(digest(parts[name]) != about["sha256"] for name, about in manifest["files"].items()):
         return None
     standing = manifest["standing"]
@@ -139,9 +150,9 @@ def newest(folder: str) -> Saved | None:
 
 def sweep(folder: str, keep: int, standing: Standing) -> None:
     """Remove all but the last `keep` checkpoints up to now, the best one, and what is not whole or of a later step."""
-    whole = [step for step in steps_below(folder) if storage.exists(storage.join(step_folder(folder, step), MANIFEST))]
-    past = [step for step in whole if step <= standing.step]
-    for step in steps_below(folder):
+    steps = steps_below(folder)
+    past = [step for step in steps if step <= standing.step and whole_step(folder, step)]
+    for step in steps:
         if step not in past[-keep:] and step != standing.best_step:
             place = step_folder(folder, step)
             storage.delete(storage.join(place, MANIFEST))

@@ -16,7 +16,6 @@ from torch.nn.parallel import DistributedDataParallel
 import models
 from models.weights import load
 from pipeline.errors import ConfigError
-from pipeline.predict import resolve_precision
 from pipeline.predictor import PRECISIONS
 from pipeline.training import failures, objectives, optimizers
 from pipeline.training.augment.input_scale import vary_input
@@ -79,8 +78,7 @@ class Stepper:
         config = job.config
         self.optimizer = optimizers.build(config, self.network, self.transfer.backbone)
         self.ema = Ema(self.network, config.ema) if config.ema else None
-        self.precision = resolve_precision(config.precision, self.device.type)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=job.precision == "fp16")
         self.total = config.epochs * steps_per_epoch(job.images, config.global_batch)
 
     def begin(self, epoch: int) -> None:
@@ -145,7 +143,7 @@ class Stepper:
     def _losses(self, network: nn.Module, batch: Batch) -> objectives.Parts:
         images = [sample.image.to(self.device, non_blocking=True) for sample in batch.samples]
         targets = [{k: v.to(self.device, non_blocking=True) for k, v in s.target.items()} for s in batch.samples]
-        dtype = PRECISIONS[self.precision]
+        dtype = PRECISIONS[self.job.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             if self.job.spec.task != "semantic":
                 return objectives.detection(network, images, targets)

@@ -10,6 +10,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from pipeline.errors import TrainingError
 from pipeline.executors.elastic import RestartPolicy, Wanted
+from pipeline.networks import MANIFEST
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 DEATH = WorkerGroupError("died", {1: RuntimeError("connection closed by peer")})
@@ -17,6 +18,14 @@ DEATH = WorkerGroupError("died", {1: RuntimeError("connection closed by peer")})
 
 def policy(folder: Path, elastic: bool = False, patience: float = 60.0) -> RestartPolicy:
     return RestartPolicy(FailureConfig(max_failures=2), Wanted(str(folder), 1, 0, patience), elastic)
+
+
+def written(folder: Path, step: int) -> Path:
+    """A checkpoint; the file that makes it whole."""
+    place = folder / f"step-{step:06d}"
+    place.mkdir()
+    (place / MANIFEST).touch()
+    return place / MANIFEST
 
 
 def test_deaths_are_followed_by_a_restart_a_few_times(tmp_path: Path) -> None:
@@ -27,9 +36,16 @@ def test_deaths_are_followed_by_a_restart_a_few_times(tmp_path: Path) -> None:
 def test_deaths_count_from_the_last_checkpoint_on(tmp_path: Path) -> None:
     made = policy(tmp_path)
     for step in range(1, 9):
-        (tmp_path / f"step-{step:06d}").mkdir()
+        written(tmp_path, step)
         assert made.make_decision(DEATH) is RETRY
     assert [made.make_decision(DEATH) for _ in range(2)] == [RETRY, RAISE]
+
+
+def test_a_checkpoint_that_is_never_whole_is_no_progress(tmp_path: Path) -> None:
+    made = policy(tmp_path)
+    for step, decision in enumerate((RETRY, RETRY, RAISE), start=1):
+        written(tmp_path, step).unlink()
+        assert made.make_decision(DEATH) is decision
 
 
 def test_an_error_that_was_explained_is_final(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pytest
 
 import models
 from pipeline import storage, tables
-from pipeline.datasets import Dataset
+from pipeline.datasets import Dataset, IngestConfig, ingest
 from pipeline.errors import ConfigError, DatasetError, ModelError, ShardlensError, WeightsError
 from pipeline.executors import ExecutorConfig
+from pipeline.executors.local import LocalExecutor
+from pipeline.predict import resolve_precision
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import choose_split, name_labels, prepare
 from pipeline.warehouse import Warehouse
@@ -58,7 +61,9 @@ def test_what_changes_a_weight_changes_the_fingerprint(config: Make, changed: di
 
 
 def test_what_changes_no_weight_leaves_the_fingerprint(config: Make) -> None:
-    other = prepare(config(run="other", cache_mb=1, executor=ExecutorConfig(kind="ray", cpus_per_worker=0.5)))
+    other = prepare(
+        config(run="other", cache_mb=1, max_unreadable=0.5, executor=ExecutorConfig(kind="ray", cpus_per_worker=0.5))
+    )
     assert prepare(config()).fingerprint == other.fingerprint
 
 
@@ -120,6 +125,35 @@ def test_boxes_alone_teach_no_segmentation(config: Make, warehouse: str) -> None
         DatasetError, match=r"needs at least one mask of a category in split 'train'.*\d+ without a mask"
     ):
         prepare(config(**SEMANTIC))
+
+
+def test_masks_of_another_size_are_told_before_they_are_drawn(config: Make, warehouse: str) -> None:
+    def narrowed(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "segmentation": {**row["segmentation"], "size": [64, 32]}} if row["image_id"] == 2 else row
+
+    change(warehouse, "annotations", narrowed)
+    message = (
+        r"\d masks are of another size.*annotation \d+ in 000002.png, which is 64 x 32 .* where the image is 64 x 64"
+    )
+    with pytest.raises(DatasetError, match=message):
+        prepare(config(**SEMANTIC))
+    prepare(config())  # boxes alone are learnt from
+
+
+def test_a_version_that_is_not_the_latest_can_be_named(config: Make, warehouse: str, drawn: Path) -> None:
+    before = prepare(config())
+    places = {"images": str(drawn / "pair/train/images"), "annotations": str(drawn / "pair/instances_train.json")}
+    ingest(IngestConfig("shapes", **places, split="train", warehouse=warehouse), LocalExecutor())
+    assert prepare(config()).fingerprint != before.fingerprint
+    again = prepare(config(dataset=f"shapes@{before.dataset_version}"))
+    assert (again.fingerprint, again.config.dataset) == (before.fingerprint, "shapes")
+
+
+def test_a_precision_that_is_left_open_is_settled(config: Make) -> None:
+    expected = resolve_precision("auto", "cpu")
+    job = prepare(config(precision="auto"))
+    assert job.settings["precision"] == expected
+    assert job.fingerprint == prepare(config(precision=expected)).fingerprint
 
 
 def test_void_alone_teaches_nothing(config: Make, warehouse: str) -> None:

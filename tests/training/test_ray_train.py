@@ -13,7 +13,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from pipeline.errors import ExecutionError, TrainingError
 from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig, cluster
-from pipeline.executors.ray_train import explain, fit_on_ray
+from pipeline.executors.ray_train import backend, explain, fit_on_ray
 from pipeline.train import TrainConfig, train
 from pipeline.training.job import prepare
 from tests.training.conftest import FAILING
@@ -81,6 +81,11 @@ def test_a_cluster_that_others_hold_is_waited_for_no_longer_than_asked(config: M
 def test_ours_among_many_failures_is_the_one_that_is_told() -> None:
     failures: dict[int, Exception] = {0: RuntimeError("connection closed by peer"), 1: TrainingError("ours")}
     assert str(explain(WorkerGroupError("both", failures))) == "ours"
+
+
+@pytest.mark.parametrize(("gpus", "name"), [(0, "gloo"), (0.5, "gloo"), (1, "nccl"), (2, "nccl")])
+def test_workers_that_share_a_gpu_do_without_nccl(gpus: float, name: str) -> None:
+    assert backend(ExecutorConfig(gpus_per_worker=gpus)) == name
 
 
 def test_a_failure_of_another_kind_is_named() -> None:

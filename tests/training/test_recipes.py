@@ -64,3 +64,9 @@ def test_a_preview_is_a_picture_and_no_run(warehouse: str, capsys: pytest.Captur
         colours: Any = picture.convert("RGB").getcolors(1 << 20)
     assert {(60, 180, 75), (67, 99, 216), (245, 130, 49)} <= {colour for _, colour in colours}  # of the three labels
     assert [entry.name for entry in place.parent.iterdir()] == ["preview.png"]
+
+
+def test_a_preview_of_less_than_one_image_is_an_error(warehouse: str) -> None:
+    words = f"train shapes --model fcos_small --warehouse {warehouse} --preview -1"
+    with pytest.raises(ConfigError, match="preview is -1: expected the number of images to draw"):
+        build_app()(words.split(), result_action="return_value")

@@ -69,6 +69,12 @@ def test_a_detection_sample() -> None:
     assert (sample.target["boxes"].dtype, sample.target["labels"].tolist()) == (torch.float32, [2])
 
 
+def test_a_box_beside_an_image_that_has_shrunk_is_left_out() -> None:
+    given = [row(15, 2, 3, 4, (10, 20)), row(1, 2, 3, 4, (10, 20), 8)]
+    target = SampleMaker("detection", LABELS, RULE)(plain(10, 12), given, 1).target
+    assert (target["boxes"].tolist(), target["labels"].tolist()) == ([[1, 2, 4, 6]], [2])
+
+
 @pytest.mark.parametrize("task", ["detection", "instance", "semantic"])
 def test_an_image_without_objects_is_a_sample(task: Any) -> None:
     target = SampleMaker(task, LABELS, RULE)(plain(), [], 1).target

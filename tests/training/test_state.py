@@ -10,13 +10,13 @@ import torch
 
 from models.weights import Checkpoint
 from pipeline import storage, tables
-from pipeline.errors import TrainingError
+from pipeline.errors import AccessDeniedError, TrainingError
 from pipeline.execution import Progress
 from pipeline.networks import NetworkConfig, resolve
 from pipeline.train import train
 from pipeline.training import state
 from pipeline.training.config import TrainConfig
-from pipeline.training.job import TrainJob, prepare
+from pipeline.training.job import TrainJob, prepare, read_init
 from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.state import Snapshot, Standing
 from tests.training.conftest import FAILING, SEMANTIC
@@ -78,6 +78,25 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, name: str
     assert saved.standing.step == 1
 
 
+def test_a_checkpoint_of_another_format_is_not_passed_over(tmp_path: Path) -> None:
+    state.write(str(tmp_path), snapshot(1))
+    manifest = tmp_path / "step-000001/checkpoint.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(state.StorageError, match=r"step-000001 is a checkpoint of format 2, expected 1.*another --run"):
+        state.newest(str(tmp_path))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state.write(str(tmp_path), snapshot(1))
+    monkeypatch.setattr(storage, "read", denied)
+    with pytest.raises(AccessDeniedError):
+        state.newest(str(tmp_path))
+
+
+def denied(uri: str) -> bytes:
+    raise AccessDeniedError(uri)
+
+
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     writer = state.Writer(str(tmp_path), keep=2)
     for step in (1, 2, 3, 4, 5):
@@ -126,6 +145,7 @@ def test_a_run_under_way_predicts_with_its_last_checkpoint(config: Make, warehou
     interrupted(job, 5)
     places = [job.folder, f"{job.folder}/step-000004", f"{job.folder}/step-000004/model.safetensors"]
     found = {resolve(NetworkConfig(weights=place)).sha256 for place in places}
+    assert {state.digest(read_init(place)) for place in places} == found
     assert len(found) == 1
 
 
