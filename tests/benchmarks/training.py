@@ -1,8 +1,9 @@
-"""Images per second of training one detector at fp32: a plain torch loop, and Shardlens on one worker and on two.
+"""Images per second of training one detector at fp32: a plain torch loop, and Shardlens in process and on Ray.
 
 96 drawn images of 256x256, `fcos_small`, batches of 8, AdamW with clipped gradients, one thread each. Steady state: from
 the end of the first epoch to the end of the last, checkpoints included. All keep decoded images in memory after the
-first epoch ("cached"), or decode them in every epoch, the plain loop by itself, Shardlens beside the steps ("decoding").
+first epoch ("cached"), or decode them in every epoch ("decoding"), the plain loop by itself, Shardlens beside the steps.
+The plain loop and the worker in process have one core; those on Ray leave the others to Ray's own processes.
 Contestants run one after another, each in a process of its own, their order turned in each round; medians.
 """
 
@@ -37,7 +38,8 @@ MODEL, LABELS = "fcos_small", 4
 CONTESTANTS = (
     "plain loop, cached",
     "1 worker, cached",
-    "2 workers, cached",
+    "1 worker on Ray, cached",
+    "2 workers on Ray, cached",
     "plain loop, decoding",
     "1 worker, decoding",
 )
@@ -93,14 +95,14 @@ def plain(folder: Path, keep: bool) -> float:
     return STEADY / (time.perf_counter() - begun)
 
 
-def shardlens(folder: Path, keep: bool, workers: int) -> float:
-    """Ours: one worker in this process, two on Ray; the global batch is the same."""
-    executor = ExecutorConfig(kind="ray", workers=str(workers)) if workers > 1 else ExecutorConfig()
+def shardlens(folder: Path, keep: bool, workers: int, ray: bool) -> float:
+    """Ours; the global batch is the same for any number of workers."""
+    executor = ExecutorConfig(kind="ray", workers=str(workers)) if ray else ExecutorConfig()
     ends: dict[int, float] = {}
     config = TrainConfig(
         "shapes",
         model=MODEL,
-        run=f"{workers}-{keep}-{os.getpid()}",
+        run=f"{workers}-{ray}-{keep}-{os.getpid()}",
         epochs=EPOCHS,
         batch_size=BATCH // workers,
         flip=False,
@@ -123,8 +125,10 @@ def note(progress: Progress, ends: dict[int, float]) -> None:
 def contestant(name: str, folder: Path) -> float:
     """Images per second of one contestant."""
     kind, _, how = name.partition(", ")
-    keep = how == "cached"
-    return plain(folder, keep) if kind == "plain loop" else shardlens(folder, keep, int(kind[0]))
+    keep, ray = how == "cached", kind.endswith("on Ray")
+    if not ray:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return plain(folder, keep) if kind == "plain loop" else shardlens(folder, keep, int(kind[0]), ray)
 
 
 def run() -> dict[str, dict[str, float]]:
