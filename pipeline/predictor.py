@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from models.box_masks import keep_box_masks
+from models.folding import fold_batch_norms
 from models.spec import InputRule
 from pipeline import runs, storage, tables
 from pipeline.batches import Batch, batches
@@ -114,7 +115,9 @@ class Predictor:
         self.turn = threading.Lock()
 
     def _loaded(self, network: Network) -> tuple[nn.Module, InputRule]:
-        model = load_network(network).to(self.device).to(memory_format=torch.channels_last)
+        model = load_network(network)
+        fold_batch_norms(model)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
         return model, network.spec.input_rule(model)
 
     def __call__(self, work: ShardWork) -> ShardReport:

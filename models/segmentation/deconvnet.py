@@ -38,6 +38,7 @@ class DeconvNet(nn.Module):
             *_block(nn.Conv2d(head_width, head_width, 1), head_width, norm),
             *_block(nn.ConvTranspose2d(head_width, deep, _FC6, padding=_FC6 // 2), deep, norm),
         )
+        self.lends_kernels = tied
         self.decoder = nn.ModuleList(MirroredStage(stage, norm, tied) for stage in backbone.stages())
         self.classifier = nn.Conv2d(backbone.channels[0], num_classes, 1)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from models import MODELS, build, find, zoo
 from models.errors import ModelError
+from models.folding import fold_batch_norms
 from models.inputs import prepare, restore
 from models.spec import BACKGROUND
 from models.weights import Checkpoint, load, read_checkpoint, save
@@ -73,6 +74,18 @@ def test_one_image_is_predicted_as_in_a_batch(network):
         assert alone.keys() == batched.keys()
         for key, value in alone.items():
             torch.testing.assert_close(value, batched[key], rtol=1e-5, atol=1e-5)
+
+
+def test_folded_norms_change_nothing(network):
+    name, model = network
+    folded = copy.deepcopy(model).double()
+    if name in DEEPER or not fold_batch_norms(folded):
+        return
+    images = [image.double() for image in sample_images((64, 80))]
+    (expected,) = predict(name, copy.deepcopy(model).double(), images)
+    (found,) = predict(name, folded, images)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("objects", [2, 0])
