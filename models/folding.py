@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
@@ -53,21 +54,19 @@ def _pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str]]:
         yield from ((children[f"conv{n}"], f"bn{n}") for n in numbers if f"bn{n}" in children)
 
 
-def _is_foldable(convolution: nn.Module, norm: nn.Module) -> bool:
+def _is_foldable(convolution: nn.Module, norm: nn.Module) -> TypeGuard[nn.Conv2d]:
     if type(convolution) is not nn.Conv2d or convolution.training or norm.training:
         return False
     kept = isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats
     return kept or isinstance(norm, FrozenBatchNorm2d)
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
-    mean, variance, scale, offset = (
-        None if values is None else values.double()
-        for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
-    factor: Tensor = (variance + norm.eps).rsqrt() * (1 if scale is None else scale)
-    bias = 0 if convolution.bias is None else convolution.bias.double()
-    shifted = (bias - mean) * factor + (0 if offset is None else offset)
+def _fold(convolution: nn.Conv2d, norm: Any) -> None:
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
+    offset = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+    bias = torch.zeros_like(mean) if convolution.bias is None else convolution.bias.double()
+    factor = scale * (variance + norm.eps).rsqrt()
     weight = convolution.weight
     weight.copy_(weight.double() * factor[:, None, None, None])
-    convolution.bias = nn.Parameter(shifted.to(weight.dtype), requires_grad=False)
+    convolution.bias = nn.Parameter(((bias - mean) * factor + offset).to(weight.dtype), requires_grad=False)

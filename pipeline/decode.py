@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most who decode do without
+    from pipeline.upload import Uploaded
 
 Image.MAX_IMAGE_PIXELS = None  # the policy's cap stands in for it: checked on the header, before any pixel is made
 
@@ -22,17 +25,22 @@ EXIF_ORIENTATION = 0x0112
 Image.init()
 FORMATS = tuple({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF"} & set(Image.OPEN))
 """Formats whose header tells the size before a pixel is made; others (ICO, EPS) would decode, or start programs."""
+DECODE_SCALES = ("auto", "full")
 SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
-UPRIGHT = {
-    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
-    3: (Image.Transpose.ROTATE_180,),
-    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
-    5: (Image.Transpose.TRANSPOSE,),
-    6: (Image.Transpose.ROTATE_270,),
-    7: (Image.Transpose.TRANSVERSE,),
-    8: (Image.Transpose.ROTATE_90,),
+UPRIGHT: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    1: lambda pixels: pixels,
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: lambda pixels: np.swapaxes(pixels, 0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
+    8: np.rot90,
 }
-"""EXIF orientation -> what turns the stored image upright (Exif 2.32, tag 0x0112); 1 = it is."""
+"""EXIF orientation -> what turns the stored image's (height, width, 3) upright (Exif 2.32, tag 0x0112)."""
+
+Enough = Callable[[int, int], tuple[int, int]]
+"""From an upright image's (height, width) to the one at which the model will look at it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,17 @@ class DecodePolicy:
 
     max_pixels: int = 100_000_000
     """Images of more pixels are quarantined by their header, unread."""
+    scale: str = "full"
+    """auto: a JPEG that the model will look at in half its size or less is decoded in as few eighths of its size as give
+    what the model takes, at most four."""
     exif: bool = True
     """Turn images upright as their EXIF orientation says; boxes and masks come back in the stored image's frame."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ConfigError(f"pixel cap {self.max_pixels}: expected 1 or more")
+        if self.scale not in DECODE_SCALES:
+            raise ConfigError(f"decode scale {self.scale!r}: expected {' or '.join(DECODE_SCALES)}")
 
 
 @dataclass(frozen=True)
@@ -54,22 +67,29 @@ class Decoded:
     """An image ready for a model."""
 
     pixels: npt.NDArray[np.uint8]
-    """(height, width, 3) RGB, upright."""
+    """(height, width, 3) RGB, upright; smaller than the image where it was decoded at a reduced scale."""
     orientation: int
     """EXIF orientation of the stored image, 1 to 8."""
     height: int
     """Of the stored image."""
     width: int
+    there: Uploaded | None = None
+    """The pixels on a GPU, where they are sent ahead."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width, upright."""
+        """Height and width of the pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width of the image at its full scale, upright."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
 
     @property
     def held(self) -> int:
         """Pixels that it keeps in memory."""
-        return self.height * self.width
+        return int(self.pixels.size) // 3
 
     def decoded(self) -> Decoded:
         """Itself."""
@@ -116,8 +136,11 @@ def probe(data: bytes) -> tuple[int, int]:
     return _open(data).size
 
 
-def decode(data: bytes, policy: DecodePolicy) -> Decoded:
+def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> Decoded:
     """Decode one image (its first frame).
+
+    Args:
+        enough: what the model will make of its size, for a policy that decodes at a reduced scale; None = at full scale.
 
     Raises:
         ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind without 8-bit colours.
@@ -126,17 +149,24 @@ def decode(data: bytes, policy: DecodePolicy) -> Decoded:
     width, height = image.size
     try:
         orientation = _orientation(image, policy)
-        pixels = _plain_jpeg(image, data) if orientation not in UPRIGHT else None
+        least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
+        pixels = _plain_jpeg(image, data, least)
         if pixels is None:
-            image.load()
-            for turn in UPRIGHT.get(orientation, ()):
-                image = image.transpose(turn)
             pixels = np.asarray(_rgb(image))
+        pixels = np.ascontiguousarray(UPRIGHT[orientation](pixels))
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise ImageError(f"{image.format or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
-    return Decoded(pixels, orientation if orientation in UPRIGHT else 1, height, width)
+    return Decoded(pixels, orientation, height, width)
+
+
+def _least(enough: Enough, height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Height and width of the stored image below which the model would have to enlarge it."""
+    if orientation < 5:
+        return enough(height, width)
+    across, down = enough(width, height)
+    return down, across
 
 
 def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
@@ -150,7 +180,7 @@ def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
         orientation = _orientation(image, policy)
     except Exception as error:  # noqa: BLE001 - as in decode
         raise ImageError(f"the header of this {image.format or 'image'} is damaged ({error})") from None
-    return Postponed(data, policy, orientation if orientation in UPRIGHT else 1, image.height, image.width)
+    return Postponed(data, policy, orientation, image.height, image.width)
 
 
 def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
@@ -166,15 +196,19 @@ def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
 
 def _orientation(image: Image.Image, policy: DecodePolicy) -> int:
     found: int = image.getexif().get(EXIF_ORIENTATION, 1) if policy.exif else 1
-    return found
+    return found if found in UPRIGHT else 1
 
 
-def _plain_jpeg(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None:
-    """Pixels of the commonest kind, to the bit those of Pillow in less time; None = of another kind, or damaged."""
+def _plain_jpeg(image: Image.Image, data: bytes, least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8] | None:
+    """Pixels of the commonest kind, to the bit those of Pillow in less time; None = of another kind, or damaged.
+
+    With `least` (height, width) at the smallest scale of the DCT, a half or below, that gives as many pixels.
+    """
     if image.format != "JPEG" or image.mode not in {"RGB", "L"}:
         return None
+    reduced = {"min_height": least[0], "min_width": least[1], "min_factor": 2} if least else {}
     try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", **reduced)
     except ValueError:
         return None  # Pillow says what it is about the file
     return pixels

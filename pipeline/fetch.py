@@ -7,11 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from pipeline import storage
-from pipeline.decode import Decoded, DecodePolicy, Postponed, decode, postponed
+from pipeline.clock import Clock
+from pipeline.decode import Decoded, DecodePolicy, Enough, Postponed, decode, postponed
 from pipeline.errors import AccessDeniedError, BucketNotFoundError, ImageError, StorageError, StorageUnavailableError
 from pipeline.shards import ImageRef
 
@@ -38,24 +39,32 @@ class Failure:
 Loaded = tuple[ImageRef, Decoded | Postponed | Failure]
 
 
-def load(
-    images: Sequence[ImageRef], policy: DecodePolicy, decoders: int = 2, postpone: bool = False
-) -> Iterator[Loaded]:
-    """Fetch and decode `images`, in order, the next ones while the last are used.
+@dataclass(frozen=True)
+class Decoding:
+    """How fetched images are decoded, and where the time of both is counted."""
 
-    With `postpone` the decoding of images that no other may wait beside is left to whoever uses them, so that the
-    pixels of one such image are held at a time.
+    policy: DecodePolicy
+    enough: Enough | None = None
+    """At which size the model looks at them, where they may be decoded at a reduced scale."""
+    postpone: bool = False
+    """Leave the decoding of images that no other may wait beside to whoever uses them, so that the pixels of one such
+    image are held at a time."""
+    clock: Clock = field(default_factory=Clock)
+
+
+def load(images: Sequence[ImageRef], decoding: Decoding, decoders: int = 2) -> Iterator[Loaded]:
+    """Fetch and decode `images`, in order, the next ones while the last are used.
 
     Raises:
         StorageUnavailableError: the store failed after every retry; that is no fault of an image.
     """
     chunks = list(_chunks(images))
     with ThreadPoolExecutor(1, "fetch") as fetcher, ThreadPoolExecutor(decoders, "decode") as pool:
-        fetched = deque(fetcher.submit(_fetch, chunk) for chunk in chunks[:1])
+        fetched = deque(fetcher.submit(_fetch, chunk, decoding.clock) for chunk in chunks[:1])
         for number, chunk in enumerate(chunks):
             if number + 1 < len(chunks):
-                fetched.append(fetcher.submit(_fetch, chunks[number + 1]))
-            yield from _decode_in_order(pool, chunk, fetched.popleft().result(), policy, postpone)
+                fetched.append(fetcher.submit(_fetch, chunks[number + 1], decoding.clock))
+            yield from _decode_in_order(pool, chunk, fetched.popleft().result(), decoding)
 
 
 def _chunks(images: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
@@ -70,8 +79,9 @@ def _chunks(images: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
         yield chunk
 
 
-def _fetch(chunk: Sequence[ImageRef]) -> list[bytes | StorageError]:
-    found = storage.read_many([(image.uri, image.offset, image.length) for image in chunk])
+def _fetch(chunk: Sequence[ImageRef], clock: Clock) -> list[bytes | StorageError]:
+    with clock.spent("fetch"):
+        found = storage.read_many([(image.uri, image.offset, image.length) for image in chunk])
     if len(found) > 1 and all(isinstance(one, AccessDeniedError | BucketNotFoundError) for one in found):
         assert isinstance(found[0], StorageError)
         raise found[0]  # no fault of an image: the credentials or the bucket are wrong for all of them
@@ -82,8 +92,7 @@ def _decode_in_order(
     pool: ThreadPoolExecutor,
     chunk: Sequence[ImageRef],
     data: list[bytes | StorageError],
-    policy: DecodePolicy,
-    postpone: bool,
+    decoding: Decoding,
 ) -> Iterator[Loaded]:
     """Decode ahead of the consumer until the pixels in flight reach their bound."""
     waiting: deque[tuple[ImageRef, Future[Decoded | Postponed | Failure]]] = deque()
@@ -94,8 +103,7 @@ def _decode_in_order(
             first, future = waiting.popleft()
             pixels -= _pixels(first)
             yield first, future.result()
-        later = postpone and cost > PIXELS_IN_FLIGHT
-        waiting.append((image, pool.submit(_decode, image, data[position], policy, later)))
+        waiting.append((image, pool.submit(_decode, image, data[position], decoding)))
         data[position] = b""
         pixels += cost
     for image, future in waiting:
@@ -106,9 +114,7 @@ def _pixels(image: ImageRef) -> int:
     return (image.width or 0) * (image.height or 0)
 
 
-def _decode(
-    image: ImageRef, data: bytes | StorageError, policy: DecodePolicy, postpone: bool
-) -> Decoded | Postponed | Failure:
+def _decode(image: ImageRef, data: bytes | StorageError, decoding: Decoding) -> Decoded | Postponed | Failure:
     if isinstance(data, StorageUnavailableError):
         raise data
     if isinstance(data, StorageError):
@@ -117,8 +123,10 @@ def _decode(
         return Failure(
             image.image_id, "fetch", "ImageError", f"{image.uri}: {len(data)} of {image.length} bytes at {image.offset}"
         )
+    later = decoding.postpone and _pixels(image) > PIXELS_IN_FLIGHT
     try:
-        return postponed(data, policy) if postpone else decode(data, policy)
+        with decoding.clock.spent("decode"):
+            return postponed(data, decoding.policy) if later else decode(data, decoding.policy, decoding.enough)
     except ImageError as error:
         return Failure(image.image_id, "decode", "ImageError", f"{image.file_name}: {error}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,12 +13,15 @@ from models.spec import InputRule, Task
 from pipeline.decode import Decoded, Postponed
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
-from pipeline.postprocess import decide
+from pipeline.postprocess import Decision, decide
 from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
 from pipeline.tiles import Crop, Grid, Tile, blend
+from pipeline.upload import Uploaded, as_tensor, brought_back
 
+Output = Mapping[str, Tensor] | Decision | ImageRows
+"""What the device gave for an image; rows where the image was taken in tiles."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -44,7 +47,11 @@ class Forward:
             _ = self.segmenter  # says now what a network cannot take, not of every image
 
     def __call__(self, images: Sequence[Decoded | Postponed]) -> list[ImageRows]:
-        """Predict images of one padded shape; those larger than a tile one by one.
+        """Predict images of one padded shape; see `outputs` for what it raises."""
+        return self.rows(images, self.outputs(images))
+
+    def outputs(self, images: Sequence[Decoded | Postponed]) -> list[Output]:
+        """What the device has to do with images of one padded shape; those larger than a tile go one by one.
 
         Raises:
             FloatingPointError: the network gave something that is not a finite number.
@@ -55,18 +62,33 @@ class Forward:
         found = dict(zip(whole, at_once, strict=True))
         return [found[i] if i in found else self._in_tiles(image.decoded()) for i, image in enumerate(images)]
 
+    def rows(self, images: Sequence[Decoded | Postponed], outputs: Sequence[Output]) -> list[ImageRows]:
+        """What is left to do without the device, for what `outputs` gave.
+
+        Raises:
+            FloatingPointError: the network gave something that is not a finite number.
+            ImageError: a box or a mask is of no use.
+        """
+        return [
+            output if isinstance(output, ImageRows) else self._rows(output, image.decoded())
+            for image, output in zip(images, outputs, strict=True)
+        ]
+
+    def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded) -> ImageRows:
+        if isinstance(output, tuple):
+            return from_semantic(output, image, self.inference.wanted)
+        if self.task == "panoptic":
+            return from_panoptic(output, image)
+        return from_detection(output, image, self.score_threshold)
+
     def _is_large(self, image: Decoded | Postponed) -> bool:
         return 0 < self.inference.tile < max(image.shape)
 
-    def _whole(self, images: Sequence[Decoded]) -> list[ImageRows]:
-        tensors = [self._tensor(image.pixels) for image in images]
+    def _whole(self, images: Sequence[Decoded]) -> list[Output]:
+        tensors = [self._tensor(image.there or image.pixels) for image in images]
         if self.task == "semantic":
-            maps = self.segmenter(tensors)
-            return [from_semantic(m, image, self.inference.wanted) for m, image in zip(maps, images, strict=True)]
-        outputs = self._outputs(tensors)
-        if self.task == "panoptic":
-            return [from_panoptic(o, image) for o, image in zip(outputs, images, strict=True)]
-        return [from_detection(o, image, self.score_threshold) for o, image in zip(outputs, images, strict=True)]
+            return [decide(each, self.inference.wanted.thresholds) for each in self.segmenter(tensors)]
+        return list(brought_back(self._outputs(tensors)))
 
     def _in_tiles(self, image: Decoded) -> ImageRows:
         grid = Grid(*image.shape, self.inference.tile, self.inference.overlap)
@@ -121,7 +143,7 @@ class Forward:
         dtype = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
-    def _tensor(self, pixels: Crop) -> Tensor:
+    def _tensor(self, pixels: Crop | Uploaded) -> Tensor:
         """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""
-        there = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
-        return there.to(self.device, non_blocking=True).permute(2, 0, 1).float().div_(255)
+        there = pixels.ready() if isinstance(pixels, Uploaded) else as_tensor(pixels).to(self.device)
+        return there.permute(2, 0, 1).float().div_(255)

@@ -14,6 +14,8 @@ from pipeline.spans import Spans, filled, parts
 
 Region = tuple[int, Spans]
 """A label and its pixels."""
+Decision = tuple[npt.NDArray[np.integer], npt.NDArray[np.float32]]
+"""The label of each pixel (H, W), and its probability (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class PostProcessing:
         return self.largest_component or self.components or self.min_area > 1
 
 
-def decide(
-    probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...] = ()
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float32]]:
+def decide(probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...] = ()) -> Decision:
     """Each pixel's label and its probability.
 
     Of the labels with a threshold those that reach it go first, the most probable of them; where none does, the most

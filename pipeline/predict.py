@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -15,15 +15,15 @@ from pipeline import runs
 from pipeline.categories import LabelMap, match
 from pipeline.datasets import Dataset
 from pipeline.decode import DecodePolicy
-from pipeline.errors import ConfigError, ExecutionError, RunError
-from pipeline.execution import Done, Executor, Lost, Progress, ProgressListener, no_progress
+from pipeline.errors import ConfigError
+from pipeline.execution import Executor, ProgressListener, no_progress
 from pipeline.inference import InferenceConfig, resolve_inference
 from pipeline.networks import Network, NetworkConfig, resolve
-from pipeline.poison import isolate
-from pipeline.predictor import PRECISIONS, PredictStage, ShardReport, ShardWork
-from pipeline.runs import RunRecord, ShardParts
+from pipeline.predictor import PRECISIONS, PredictStage, ShardWork
+from pipeline.runs import RunRecord
 from pipeline.shards import Plan, plan
 from pipeline.tables import digest
+from pipeline.tally import Tally, check_quarantined
 from pipeline.uris import normalise
 from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
 
@@ -53,6 +53,10 @@ class PredictConfig:
     """Computing threads of a worker on the CPU; float rounding may depend on it, so it belongs to the run."""
     device: Annotated[str, Parameter(parse=False)] = "cpu"
     """cpu or cuda."""
+    decode_scale: str = "full"
+    """auto: a detector is given a JPEG of twice the size that it looks at, or more, decoded at a half or less; full: never."""
+    compiled: Annotated[bool, Parameter(name="compile", negative="")] = False
+    """Compile the network first (torch.compile): slower to start, for long runs."""
     max_pixels: int = 100_000_000
     """Larger images are quarantined by their header."""
     max_quarantined: float = 0.01
@@ -87,6 +91,9 @@ class PredictReport:
     """Of this attempt; 0 if nothing was left to do."""
     device_wait: float
     """Share of the workers' time in which the device waited for images."""
+    stages: Mapping[str, float]
+    """Seconds of all workers by stage, which overlap: fetch, decode, wait (of the device, for images), forward, behind (of
+    the device, for rows), rows, write."""
     unmatched_labels: tuple[str, ...]
     """Labels of the model that name no category; their rows carry no category id."""
     uri: str
@@ -129,7 +136,7 @@ def prepare(config: PredictConfig) -> Job:
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
     precision = resolve_precision(config.precision, config.device)
-    policy = DecodePolicy(max_pixels=config.max_pixels)
+    policy = DecodePolicy(max_pixels=config.max_pixels, scale=config.decode_scale)
     settings = {
         **network.identity(),
         **inference.identity(),
@@ -141,6 +148,7 @@ def prepare(config: PredictConfig) -> Job:
         "threads": config.threads,
         "device": config.device,
         "memory_format": "channels_last",
+        "compiled": config.compiled,
         "decode": asdict(policy),
     }
     origin = {"config": _as_resolved(config, dataset, network, precision), "software": _software()}
@@ -148,7 +156,7 @@ def prepare(config: PredictConfig) -> Job:
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
     name = check_name(config.run or f"{plain}-{draft.fingerprint[:8]}", "run")
     record = runs.begin(replace(draft, name=name))
-    device = (precision, config.batch_size, config.threads, config.device)
+    device = (precision, config.batch_size, config.threads, config.device, config.compiled)
     stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
 
@@ -179,7 +187,7 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
     job = prepare(config)
     before = runs.present(job.record)
     missing = (ShardWork(shard) for shard in job.shards if shard.index not in before)
-    tally = Tally(job, progress, before)
+    tally = Tally(job.stage, job.shards.images.num_rows, progress, before)
     tally.run(executor, missing)
     if job.record.commit is None:
         check_quarantined(job.record, tally.parts.values(), config.max_quarantined)
@@ -187,87 +195,6 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
     elif tally.images:  # parts of a committed run were lost, and are here again
         runs.recommit(job.record, tally.parts.values(), tally.figures(begun))
     return report(job, tally, begun)
-
-
-class Tally:
-    """Collects the workers' results; what killed workers is isolated and tried once more."""
-
-    def __init__(self, job: Job, progress: ProgressListener, parts: Mapping[int, ShardParts]) -> None:
-        self.job = job
-        self.progress = progress
-        self.parts = dict(parts)
-        self.resumed = len(parts)
-        self.images = 0
-        self.forward_s = 0.0
-        self.wait_s = 0.0
-        self._show()
-
-    def run(self, executor: Executor, works: Iterable[ShardWork]) -> None:
-        """Run `works`, then what was lost, without the images to blame.
-
-        Raises:
-            ExecutionError: a shard kills its workers though each of its images survives alone.
-        """
-        lost = self._take(executor, works)
-        again = [replace(item.item, failures=isolate(executor, self.job.stage, item.item.shard)) for item in lost]
-        for item in self._take(executor, again):
-            raise ExecutionError(
-                f"shard {item.item.shard.index} ended its worker {item.attempts} times as a whole ({item.reason}), "
-                "its images alone did not: memory may be short; use fewer workers or a smaller --batch-size"
-            )
-
-    def _take(self, executor: Executor, works: Iterable[ShardWork]) -> list[Lost[ShardWork]]:
-        lost: list[Lost[ShardWork]] = []
-        for outcome in executor.map(self.job.stage, works):
-            if isinstance(outcome, Lost):
-                lost.append(outcome)
-            else:
-                self._add(outcome)
-        return lost
-
-    def _add(self, outcome: Done[ShardWork, ShardReport]) -> None:
-        parts = outcome.value.parts
-        assert parts is not None, "only probes publish nothing"
-        self.parts[parts.shard] = parts
-        self.images += outcome.value.images
-        self.forward_s += outcome.value.forward_s
-        self.wait_s += outcome.value.wait_s
-        self._show()
-
-    def _show(self) -> None:
-        done = sum(parts.outcomes.rows for parts in self.parts.values())
-        bad = sum(parts.quarantined for parts in self.parts.values())
-        total = self.job.shards.images.num_rows
-        self.progress(Progress("predict", done, total, detail=f"{bad} quarantined" if bad else ""))
-
-    def figures(self, begun: float) -> dict[str, float]:
-        """Times of this attempt."""
-        seconds = time.perf_counter() - begun
-        busy = self.forward_s + self.wait_s
-        return {
-            "seconds": round(seconds, 3),
-            "images_per_second": round(self.images / seconds, 3),
-            "forward_seconds": round(self.forward_s, 3),
-            "device_wait": round(self.wait_s / busy, 4) if busy else 0.0,
-        }
-
-
-def check_quarantined(record: RunRecord, parts: Iterable[ShardParts], allowed: float) -> None:
-    """Refuse to commit when too many images failed.
-
-    Raises:
-        RunError: the share is above `allowed`; the parts stay, so that nothing has to be predicted again.
-    """
-    counts = [(p.quarantined, p.outcomes.rows) for p in parts]
-    bad, images = sum(q for q, _ in counts), sum(n for _, n in counts)
-    if bad > allowed * images:
-        reasons = record.warehouse.outcomes(record.dataset, record.name)
-        raise RunError(
-            f"run {record.name!r}: {bad} of {images} images are quarantined ({bad / images:.1%}), more than the "
-            f"{allowed:.1%} of --max-quarantined. Everything is written, the reasons too ({reasons}); try those images "
-            f"again with 'shardlens predict --retry-quarantined {record.name}', or give the same command with a larger "
-            "--max-quarantined to commit the run as it is"
-        )
 
 
 def report(job: Job, tally: Tally, begun: float) -> PredictReport:
@@ -286,6 +213,7 @@ def report(job: Job, tally: Tally, begun: float) -> PredictReport:
         seconds=figures["seconds"],
         images_per_second=figures["images_per_second"],
         device_wait=figures["device_wait"],
+        stages=figures["stages"],
         unmatched_labels=job.labels.unmatched,
         uri=record.warehouse.predictions(record.dataset, record.name),
     )

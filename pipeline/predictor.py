@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,18 +20,26 @@ from models.spec import InputRule
 from pipeline import runs, storage, tables
 from pipeline.batches import Batch, batches
 from pipeline.categories import LabelMap
+from pipeline.clock import Clock
+from pipeline.compilation import compile_network
 from pipeline.decode import Decoded, DecodePolicy, Postponed
 from pipeline.errors import ConfigError, ExecutionError, ImageError
-from pipeline.fetch import Failure, Prefetch, load
-from pipeline.forward import PRECISIONS, Forward
+from pipeline.fetch import Decoding, Failure, Prefetch, load
+from pipeline.forward import PRECISIONS, Forward, Output
 from pipeline.inference import Inference
 from pipeline.networks import Network, load_network
 from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
-from pipeline.shards import Shard
+from pipeline.shards import ImageRef, Shard
 from pipeline.tiles import give_memory_back
+from pipeline.upload import Uploader
 
 __all__ = ["PRECISIONS", "PredictStage", "Predictor", "ShardReport", "ShardWork"]
+
+Result = TypeVar("Result")
+
+ROWS_BEHIND = 2
+"""Batches whose rows may not be made yet while the device takes the next one."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,8 @@ class ShardReport:
 
     parts: ShardParts | None
     images: int
-    forward_s: float = 0.0
-    wait_s: float = 0.0
-    """Seconds in which the device waited for images."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By stage: fetch, decode, wait (of the device, for images), forward, behind (of the device, for rows), rows, write."""
 
 
 @dataclass
@@ -63,8 +72,11 @@ class _Found:
 
     rows: dict[int, ImageRows] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    forward_s: float = 0.0
-    wait_s: float = 0.0
+    clock: Clock = field(default_factory=Clock)
+
+
+Images = Sequence[tuple[int, Decoded | Postponed]]
+"""Images of one padded shape, with their ids."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class PredictStage:
     batch_size: int
     threads: int
     device: str
+    compiled: bool = False
 
     def setup(self) -> Callable[[ShardWork], ShardReport]:
         """Load the network onto the device."""
@@ -112,13 +125,17 @@ class Predictor:
             tuple(others),
             stage.batch_size,
         )
+        self.upload = Uploader(self.device) if self.device.type == "cuda" and not stage.inference.tile else None
         self.turn = threading.Lock()
 
     def _loaded(self, network: Network) -> tuple[nn.Module, InputRule]:
         model = load_network(network)
         fold_batch_norms(model)
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        return model, network.spec.input_rule(model)
+        rule = network.spec.input_rule(model)
+        if self.stage.compiled:
+            compile_network(model, rule)
+        return model, rule
 
     def __call__(self, work: ShardWork) -> ShardReport:
         """Predict a shard and publish its parts.
@@ -130,67 +147,91 @@ class Predictor:
         known = {failure.image_id for failure in work.failures}
         images = [image for image in work.shard.images if image.image_id not in known]
         found = _Found(failures=list(work.failures))
-        ahead = Prefetch(
-            batches(
-                load(images, self.stage.policy, postpone=self.stage.inference.tile > 0),
-                self.rule,
-                self.stage.batch_size,
-            )
-        )
+        ahead = Prefetch(self._batches(images, found.clock))
         try:
-            with self.turn:
-                self._predict_all(ahead, found)
+            with self.turn, ThreadPoolExecutor(1, "rows") as behind:
+                self._predict_all(ahead, behind, found)
         finally:
             ahead.close()
         if work.probe:
             return ShardReport(None, len(images))
-        parts = self._publish(work, found)
-        return ShardReport(parts, len(work.shard.images), found.forward_s, found.wait_s)
+        with found.clock.spent("write"):
+            parts = self._publish(work, found)
+        return ShardReport(parts, len(work.shard.images), found.clock.seconds)
 
-    def _predict_all(self, ahead: Prefetch[Batch | Failure], found: _Found) -> None:
-        """Take batches as they come; the device is this shard's until its last one."""
-        asked = time.perf_counter()
-        for batch in ahead:
-            begun = time.perf_counter()
-            found.wait_s += begun - asked
+    def _batches(self, images: Sequence[ImageRef], clock: Clock) -> Iterator[Batch | Failure]:
+        """Decoded batches; on a GPU their pixels are on the way there."""
+        tiled = self.stage.inference.tile > 0
+        reducible = not tiled and self.stage.network.spec.task in {"detection", "instance"}
+        decoding = Decoding(self.stage.policy, self.rule.resized if reducible else None, tiled, clock)
+        for batch in batches(load(images, decoding), self.rule, self.stage.batch_size):
+            if self.upload is not None and isinstance(batch, Batch):
+                images_there = (replace(i.decoded(), there=self.upload(i.decoded().pixels)) for i in batch.decoded)
+                batch.decoded = list(images_there)
+            yield batch
+
+    def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> None:
+        """Take batches as they come; the rows of the last ones are made while the device computes the next."""
+        under_way: deque[tuple[Images, Future[list[ImageRows] | Exception]]] = deque()
+        for batch in _waited_for(ahead, found.clock):
             if isinstance(batch, Failure):
                 found.failures.append(batch)
-            else:
-                self._predict(list(zip((i.image_id for i in batch.images), batch.decoded, strict=True)), found)
-            asked = time.perf_counter()
-            found.forward_s += asked - begun
+                continue
+            now = list(zip((i.image_id for i in batch.images), batch.decoded, strict=True))
+            outputs = self._outputs(now, found.clock)
+            under_way.append((now, behind.submit(self._rows, now, outputs, found.clock)))
+            if len(under_way) > ROWS_BEHIND:
+                self._take(*under_way.popleft(), found)
+        for images, rows in under_way:
+            self._take(images, rows, found)
 
-    def _predict(self, images: Sequence[tuple[int, Decoded | Postponed]], found: _Found) -> None:
-        """Predict a batch; after an error its images one by one, so that the guilty one alone is quarantined."""
-        error = self._try(images, found)
-        if error is None:
+    def _take(self, images: Images, future: Future[list[ImageRows] | Exception], found: _Found) -> None:
+        """Keep a batch's rows; after an error predict its images one by one, so that the guilty one alone is quarantined."""
+        with found.clock.spent("behind"):
+            rows = future.result()
+        if not isinstance(rows, Exception):
+            found.rows.update(zip((image_id for image_id, _ in images), rows, strict=True))
             return
+        for image in images:
+            error = self._alone(image, found) if len(images) > 1 and not _is_of_the_device(rows) else rows
+            if error is not None:
+                found.failures.append(self._failure(*image, error))
+
+    def _alone(self, image: tuple[int, Decoded | Postponed], found: _Found) -> Exception | None:
+        rows = self._rows([image], self._outputs([image], found.clock), found.clock)
+        if isinstance(rows, Exception):
+            return rows
+        found.rows[image[0]] = rows[0]
+        return None
+
+    def _failure(self, image_id: int, decoded: Decoded | Postponed, error: Exception) -> Failure:
+        """Why an image that went alone could not be predicted.
+
+        Raises:
+            ExecutionError: the device has failed, which is no fault of the image.
+            ConfigError: it does not fit the memory, which is none either.
+        """
         if _is_of_the_device(error):
             raise ExecutionError(
                 f"{self.device} failed and cannot be used any more ({error}): give the same command again"
             )
-        if len(images) > 1:
-            for image in images:
-                self._predict([image], found)
-            return
-        image_id, decoded = images[0]
         if _is_out_of_memory(error):
             raise ConfigError(
                 f"image {image_id} alone does not fit the memory of {self.device} "
                 f"({decoded.width}x{decoded.height} pixels): use a smaller model or input size"
             )
         stage = "decode" if isinstance(decoded, Postponed) and isinstance(error, ImageError) else "predict"
-        found.failures.append(Failure(image_id, stage, type(error).__name__, str(error) or "no message"))
+        return Failure(image_id, stage, type(error).__name__, str(error) or "no message")
 
-    def _try(self, images: Sequence[tuple[int, Decoded | Postponed]], found: _Found) -> Exception | None:
-        """Predict a batch and keep its rows, or return what went wrong, without the memory that its traceback holds."""
-        try:
-            with torch.inference_mode():
-                outputs = self.forward([decoded for _, decoded in images])
-        except Exception as error:  # noqa: BLE001 - whatever a network raises on an image is that image's outcome
-            return error.with_traceback(None)
-        found.rows.update({image_id: rows for (image_id, _), rows in zip(images, outputs, strict=True)})
-        return None
+    def _outputs(self, images: Images, clock: Clock) -> list[Output] | Exception:
+        with clock.spent("forward"):
+            return _tried(lambda: self.forward.outputs([decoded for _, decoded in images]))
+
+    def _rows(self, images: Images, outputs: list[Output] | Exception, clock: Clock) -> list[ImageRows] | Exception:
+        if isinstance(outputs, Exception):
+            return outputs
+        with clock.spent("rows"):
+            return _tried(lambda: self.forward.rows([decoded for _, decoded in images], outputs))
 
     def _publish(self, work: ShardWork, found: _Found) -> ShardParts:
         """Write the shard's two parts; those of a retry hold the earlier rows too."""
@@ -205,6 +246,25 @@ class Predictor:
             folder = before.outcomes(record.dataset, record.name)
             outcomes = _among(storage.join(folder, work.base.outcomes.name), outcomes, tried)
         return runs.publish(record, work.shard.index, predictions, outcomes, work.generation)
+
+
+def _tried(call: Callable[[], Result]) -> Result | Exception:
+    """What `call` gives, or what went wrong, without the memory that its traceback holds."""
+    try:
+        with torch.inference_mode():
+            return call()
+    except Exception as error:  # noqa: BLE001 - whatever a network raises on an image is that image's outcome
+        return error.with_traceback(None)
+
+
+def _waited_for(ahead: Iterable[Batch | Failure], clock: Clock) -> Iterator[Batch | Failure]:
+    items = iter(ahead)
+    while True:
+        with clock.spent("wait"):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
 
 
 def _among(uri: str, fresh: pa.Table, tried: pa.Array) -> pa.Table:

@@ -13,9 +13,10 @@ from pipeline.errors import RunError
 from pipeline.execution import Executor, ProgressListener, no_progress
 from pipeline.inference import InferenceConfig
 from pipeline.networks import NetworkConfig
-from pipeline.predict import Job, PredictConfig, PredictReport, Tally, check_quarantined, prepare, report
+from pipeline.predict import Job, PredictConfig, PredictReport, prepare, report
 from pipeline.predictor import ShardWork
 from pipeline.runs import ShardParts
+from pipeline.tally import Tally, check_quarantined
 from pipeline.warehouse import Warehouse
 
 
@@ -47,7 +48,7 @@ def retry_quarantined(
             f"run {run!r} has {len(first)} of {record.shards} shards: finish it first, with the command that began it"
         )
     generation = 1 + max(runs.generation_of(parts) for parts in first.values())
-    tally = Tally(job, progress, first)
+    tally = Tally(job.stage, job.shards.images.num_rows, progress, first)
     tally.run(executor, _quarantined(job, first, generation))
     allowed = max_quarantined if max_quarantined is not None else record.origin["config"]["max_quarantined"]
     if record.commit is None:

@@ -15,7 +15,7 @@ from pipeline.categories import LabelMap
 from pipeline.decode import Decoded, mask_to_stored_frame, to_stored_frame
 from pipeline.fetch import Failure
 from pipeline.masks import Rle
-from pipeline.postprocess import PostProcessing, decide, regions
+from pipeline.postprocess import Decision, PostProcessing, regions
 from pipeline.spans import Canvas, to_rle
 
 
@@ -38,8 +38,8 @@ def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: fl
     """Take the rows of one image from a detection or instance model.
 
     Args:
-        output: boxes (N, 4) xyxy, labels (N,), scores (N,); and masks (N, 1, H, W), or box_masks (N, 1, M, M) to be
-            stretched over the boxes, as probabilities; pixels of the upright image.
+        output: boxes (N, 4) xyxy in the pixels of `decoded`, labels (N,), scores (N,); and masks (N, 1, H, W) of an image
+            at its full scale, or box_masks (N, 1, M, M) to be stretched over the boxes, as probabilities.
         threshold: the lowest score kept; None = all.
 
     Raises:
@@ -55,11 +55,13 @@ def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: fl
     order = np.argsort(-scores, kind="stable")
     if threshold is not None:
         order = order[scores[order] >= threshold]
+    height, width = decoded.upright
+    if decoded.shape != decoded.upright:
+        boxes = boxes * ([width, height, width, height] / np.tile(decoded.shape[::-1], 2))
     stored = to_stored_frame(boxes[order], decoded)
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     if "box_masks" in output:
         drawn = output["box_masks"][:, 0].float().cpu().numpy()
-        height, width = decoded.pixels.shape[:2]
         found = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), decoded.orientation) for i in order)
         return ImageRows("instance", labels[order], scores[order], xywh, found)
     if "masks" in output:
@@ -75,20 +77,17 @@ def turned(rle: Rle, orientation: int) -> Rle:
 
 
 def from_semantic(
-    probability_khw: Tensor,
+    decision: Decision,
     decoded: Decoded,
     wanted: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
 ) -> ImageRows:
-    """Take one region a class, or one object a connected part, from a semantic model.
+    """Take one region a class, or one object a connected part, from the decision of a semantic model on an image.
 
     Args:
-        probability_khw: (K, H, W) at the upright image's size; class 0 is the background and gives no row.
-
-    Raises:
-        FloatingPointError: a probability is not finite.
+        decision: labels and probabilities (H, W) at the upright image's size; label 0 is the background and gives no row.
     """
     canvas = Canvas(decoded.height, decoded.width)
-    classes, probability = decide(probability_khw, wanted.thresholds)
+    classes, probability = decision
     turned = mask_to_stored_frame(classes, decoded.orientation)
     canvas.add(turned, mask_to_stored_frame(probability, decoded.orientation))
     return from_canvas(canvas, wanted)

@@ -122,3 +122,36 @@ def test_a_jpeg_with_flipped_bytes_is_read_as_pillow_does() -> None:
     data[len(data) // 2 : len(data) // 2 + 20] = b"\x55" * 20
     expected = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGB"))
     np.testing.assert_array_equal(decode(bytes(data), DecodePolicy()).pixels, expected)
+
+
+def thirds(height: int, width: int) -> tuple[int, int]:
+    """A model that looks at a third of the size."""
+    return -(-height // 3), -(-width // 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_jpeg_is_decoded_no_smaller_than_the_model_takes_it(orientation: int) -> None:
+    pixels = images.picture(240, 360).copy()
+    pixels[40:80, 120:300] = 255
+    data = images.rotated_jpeg(pixels, orientation)
+    whole = decode(data, POLICY, enough=thirds)
+    found = decode(data, DecodePolicy(scale="auto"), enough=thirds)
+    assert found.upright == whole.upright == whole.shape
+    assert found.shape == tuple(side * 3 // 8 for side in whole.upright)
+    assert (found.height, found.width, found.orientation) == (240, 360, orientation)
+    small = np.asarray(Image.fromarray(whole.pixels).resize(found.shape[::-1], Image.Resampling.BOX))
+    assert np.abs(small.astype(int) - found.pixels).mean() < 3
+
+
+def test_a_scale_is_only_reduced_to_a_half_or_less() -> None:
+    data = images.encode(images.picture(99, 200), "JPEG")
+    auto = DecodePolicy(scale="auto")
+    assert decode(data, auto, enough=lambda h, w: (51, 90)).shape == (99, 200)
+    assert decode(data, auto, enough=lambda h, w: (50, 100)).shape == (50, 100)
+    assert decode(data, auto, enough=lambda h, w: (9, 9)).shape == (13, 25)
+    assert decode(images.encode(images.picture(99, 200), "PNG"), auto, enough=lambda h, w: (9, 9)).shape == (99, 200)
+
+
+def test_policy_knows_its_scales() -> None:
+    with pytest.raises(ConfigError, match="decode scale 'half': expected auto or full"):
+        DecodePolicy(scale="half")

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.decode import Decoded, DecodePolicy
 from pipeline.errors import StorageUnavailableError
-from pipeline.fetch import Failure, Prefetch, load
+from pipeline.fetch import Decoding, Failure, Prefetch, load
 from pipeline.shards import ImageRef
 from tests import images
 
@@ -28,7 +28,7 @@ def stored(folder: Path, count: int) -> list[ImageRef]:
 
 def test_order_is_kept_and_each_image_is_its_own(tmp_path: Path) -> None:
     refs = stored(tmp_path, 40)
-    found = list(load(refs, DecodePolicy()))
+    found = list(load(refs, Decoding(DecodePolicy())))
     assert [ref.image_id for ref, _ in found] == list(range(40))
     assert all(isinstance(d, Decoded) and (d.pixels == images.picture(24, 32, r.image_id)).all() for r, d in found)
 
@@ -37,7 +37,7 @@ def test_failures_cost_no_neighbour(tmp_path: Path) -> None:
     refs = stored(tmp_path, 5)
     Path(refs[1].uri).write_bytes(b"junk")
     Path(refs[3].uri).unlink()
-    found = {ref.image_id: value for ref, value in load(refs, DecodePolicy())}
+    found = {ref.image_id: value for ref, value in load(refs, Decoding(DecodePolicy()))}
     assert isinstance(found[1], Failure)
     assert (found[1].stage, found[1].error) == ("decode", "ImageError")
     assert isinstance(found[3], Failure)
@@ -50,7 +50,7 @@ def test_a_member_of_a_tar_is_read_by_its_range(tmp_path: Path) -> None:
     (tmp_path / "all.tar").write_bytes(b"x" * 512 + data + b"y" * 99)
     ref = ImageRef(7, str(tmp_path / "all.tar"), 512, len(data), 64, 48, "a.png")
     short = ImageRef(8, str(tmp_path / "all.tar"), 512, len(data) + 500, 64, 48, "b.png")
-    (_, good), (_, bad) = load([ref, short], DecodePolicy())
+    (_, good), (_, bad) = load([ref, short], Decoding(DecodePolicy()))
     assert isinstance(good, Decoded)
     assert isinstance(bad, Failure)
     assert f"{len(data) + 99} of {len(data) + 500} bytes" in bad.message
@@ -65,7 +65,7 @@ def test_a_store_that_is_down_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     storage.forget_connections()
     with pytest.raises(StorageUnavailableError, match="kept failing"):
-        list(load([ImageRef(0, "s3://b/x.png", None, None, 1, 1, "x.png")], DecodePolicy()))
+        list(load([ImageRef(0, "s3://b/x.png", None, None, 1, 1, "x.png")], Decoding(DecodePolicy())))
     storage.forget_connections()
 
 

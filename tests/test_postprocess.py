@@ -19,7 +19,7 @@ def rows(classes: np.ndarray, wanted: PostProcessing, orientation: int = 1, sure
     one = torch.nn.functional.one_hot(labels, 3).permute(2, 0, 1).double()
     height, width = classes.shape if orientation < 5 else classes.T.shape
     decoded = Decoded(np.zeros((*classes.shape, 3), np.uint8), orientation, height, width)
-    return from_semantic(one * sure + (1 - one) * (1 - sure) / 2, decoded, wanted)
+    return from_semantic(decide(one * sure + (1 - one) * (1 - sure) / 2), decoded, wanted)
 
 
 def drawn(found: ImageRows, shape: tuple[int, int]) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_objects_are_scored_each_by_its_own_pixels() -> None:
     probability[1, :, :3], probability[1, :, 4:] = 0.6, 0.8
     probability[0] = 1 - probability[1]
     decoded = Decoded(np.zeros((3, 7, 3), np.uint8), 1, 3, 7)
-    found = from_semantic(probability, decoded, PostProcessing(components=True))
+    found = from_semantic(decide(probability), decoded, PostProcessing(components=True))
     assert found.scores == pytest.approx([0.8, 0.6])
     assert found.boxes_xywh.tolist() == [[4, 0, 3, 3], [0, 0, 3, 3]]
 

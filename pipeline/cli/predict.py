@@ -58,6 +58,7 @@ def lines(report: PredictReport) -> list[str]:
         f"@{report.dataset_version}, {report.quarantined} quarantined",
         f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, device waited {report.device_wait:.0%}"
         + (f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""),
+        "  workers' seconds, overlapping: " + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
         f"  {report.uri}",
     ]
     if report.unmatched_labels:

@@ -11,7 +11,7 @@ from models.spec import InputRule
 from pipeline.datasets import Dataset
 from pipeline.decode import Decoded, DecodePolicy, Postponed
 from pipeline.errors import DatasetError
-from pipeline.fetch import Failure, load
+from pipeline.fetch import Decoding, Failure, load
 from pipeline.shards import ImageRef, Plan
 from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.job import TrainJob, usable_images
@@ -69,7 +69,7 @@ class TrainingData:
         self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border, job.stuff)
         self.augment = Augmenter(job.config, job.spec.task, job.config.seed, job.config.epochs)
         self.threads = max(1, int(job.config.executor.cpus_per_worker))
-        self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
+        self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))
         self.unreadable: dict[int, Failure] = {}
         self._kept: dict[int, Sample] = {}
         self._room = job.config.cache_mb << 20
@@ -115,7 +115,7 @@ class TrainingData:
         """Image id and sample in the order of `positions`; None for an image that cannot be read."""
         kept = self._kept.copy()
         wanted = [self.images[i] for i in positions]
-        loaded = load([image for image in wanted if image.image_id not in kept], self.policy, max(2, self.threads))
+        loaded = load([image for image in wanted if image.image_id not in kept], self.decoding, max(2, self.threads))
         for image in wanted:
             if image.image_id in kept:
                 yield image.image_id, kept[image.image_id]

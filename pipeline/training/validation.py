@@ -28,7 +28,7 @@ from pipeline.decode import DecodePolicy
 from pipeline.errors import ConfigError, DatasetError, TrainingError
 from pipeline.evaluate import EXPECTED, merge, scorable
 from pipeline.execution import Progress, ProgressListener, no_progress
-from pipeline.fetch import Failure, Prefetch, load
+from pipeline.fetch import Decoding, Failure, Prefetch, load
 from pipeline.forward import Forward
 from pipeline.metrics import partials
 from pipeline.metrics.deal import deal
@@ -66,7 +66,7 @@ class Validator:
         dataset = Dataset.open(job.warehouse, job.config.dataset, job.dataset_version)
         categories = dataset.categories.sort_by("category_id")
         self.job, self.rule, self.device, self.precision, self.progress = job, rule, device, precision, progress
-        self.policy = DecodePolicy(max_pixels=job.config.max_pixels)
+        self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))
         self.labels = match(job.labels, dataset.categories)
         self.shards = plan(dataset.images, LARGEST, job.val_split)
         self.images = self.shards.images.num_rows
@@ -117,7 +117,7 @@ class Validator:
 
     def _batches(self, mine: Iterable[int]) -> Iterator[tuple[int, Batch | Failure]]:
         for index in mine:
-            images = load(self.shards[index].images, self.policy)
+            images = load(self.shards[index].images, self.decoding)
             for item in batches(images, self.rule, self.job.config.batch_size):
                 yield index, item
 

@@ -40,3 +40,17 @@ def test_other_networks_stay_as_they_are() -> None:
     before = model.state_dict().keys()
     keep_box_masks(model)
     assert model.state_dict().keys() == before
+
+
+def test_boxes_and_masks_of_a_reduced_image_lie_in_the_whole_one() -> None:
+    output = {
+        "boxes": torch.tensor([[5.0, 10, 20, 30]]),
+        "labels": torch.tensor([1]),
+        "scores": torch.tensor([0.5]),
+        "box_masks": torch.ones(1, 1, 28, 28),
+    }
+    whole = {**output, "boxes": torch.tensor([[10.0, 20, 40, 60]])}
+    reduced = from_detection(output, Decoded(np.zeros((40, 30, 3), np.uint8), 6, 60, 80), None)
+    expected = from_detection(whole, Decoded(np.zeros((80, 60, 3), np.uint8), 6, 60, 80), None)
+    assert reduced.boxes_xywh.tolist() == expected.boxes_xywh.tolist()
+    assert reduced.rles == expected.rles

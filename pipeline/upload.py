@@ -1,0 +1,65 @@
+"""Pixels on their way to a GPU and results on their way back, so that the GPU waits for neither.
+
+The bytes of a batch are copied from pinned memory on a stream of their own while the batch before computes; floats are
+made of them on the GPU. What a network gives for a batch comes back in one copy for each of its kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+OF_OBJECTS = ("boxes", "labels", "scores", "box_masks")
+"""Outputs with a row for each object, of one shape whatever the image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Uploaded:
+    """The pixels of an image (height, width, 3) uint8 on a GPU, or soon there."""
+
+    pixels: Tensor
+    copied: torch.cuda.Event
+
+    def ready(self) -> Tensor:
+        """The pixels, for use on the current stream, which waits for their copy; the host does not."""
+        stream = torch.cuda.current_stream(self.pixels.device)
+        stream.wait_event(self.copied)
+        self.pixels.record_stream(stream)  # their memory is not given away before the stream has used it
+        return self.pixels
+
+
+class Uploader:
+    """Holds the stream on which pixels are copied."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> Uploaded:
+        """Begin to copy pixels (height, width, 3); the call returns before the copy has ended."""
+        pinned = as_tensor(pixels).pin_memory()
+        with torch.cuda.stream(self._stream):
+            there = pinned.to(self._device, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(self._stream)
+        return Uploaded(there, copied)
+
+
+def as_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """The same memory as a tensor; a copy where it may not be written, which torch warns of."""
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+
+
+def brought_back(outputs: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
+    """The outputs of a batch in the host's memory, whatever has a row for each object copied at once."""
+    kinds = [kind for kind in OF_OBJECTS if outputs and all(kind in output for output in outputs)]
+    if not kinds or outputs[0][kinds[0]].device.type == "cpu":
+        return list(outputs)
+    sizes = [len(output[kinds[0]]) for output in outputs]
+    joined = {kind: torch.split(torch.cat([output[kind] for output in outputs]).cpu(), sizes) for kind in kinds}
+    return [{**output, **{kind: joined[kind][i] for kind in kinds}} for i, output in enumerate(outputs)]
