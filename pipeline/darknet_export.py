@@ -1,10 +1,15 @@
-"""A training run's network as Darknet's own files, for the programs that read those: .weights, .cfg and .names."""
+"""A training run's network as Darknet's own files, for the programs that read those: .weights, .cfg and .names.
+
+That of a YOLO9000 has its .tree, and its .map if there is one, beside them, under the names that its .cfg has.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from models.darknet import DarknetDetector
+from models.darknet.cfg import exchange
+from models.darknet.tree import write_tree
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.networks import NetworkConfig, load_network, resolve
@@ -38,8 +43,20 @@ def export_darknet(warehouse: Warehouse, run: str, output: str) -> DarknetFiles:
             f"run {run} trained a {resolved.model}, which Darknet has no layers for: export a YOLO v2 to v4"
         )
     stem = output.removesuffix(SUFFIX)
+    trees = _tree_files(network)
     files = DarknetFiles(output, f"{stem}.cfg", f"{stem}.names")
     storage.publish(files.weights, network.save_darknet())
-    storage.publish(files.cfg, network.cfg.encode())
+    beside = {kind: f"{stem.rpartition('/')[2]}.{kind}" for kind in trees}
+    storage.publish(files.cfg, exchange(network.cfg, beside).encode())
+    for kind, text in trees.items():
+        storage.publish(f"{stem}.{kind}", text.encode())
     storage.publish(files.names, "".join(f"{label}\n" for label in resolved.labels).encode())
     return files
+
+
+def _tree_files(network: DarknetDetector) -> dict[str, str]:
+    """The texts of the files that a [region] section names with `tree=` and `map=`, by these keys."""
+    if network.tree is None:
+        return {}
+    nodes = "".join(f"{node}\n" for node in network.tree.labels)
+    return {"tree": write_tree(network.tree.tree), **({"map": nodes} if nodes else {})}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from models.darknet.cfg import Section, section
 from models.errors import ModelError
+from models.options import require
 
 STRIDE = 32
 """Pixels of the input per cell of the coarsest level."""
@@ -26,6 +27,8 @@ REGION_ANCHORS: Anchors = (
     (312.65664, 293.38496),
 )
 """YOLOv2's on COCO, in pixels; Darknet's .cfg has them in cells of 32."""
+TREE_ANCHORS: Anchors = ((24.91872, 36.50368), (96.168, 138.00864), (295.272, 307.83168))
+"""YOLO9000's."""
 TINY_ANCHORS: Anchors = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
 ANCHORS: Anchors = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
 """YOLOv3's on COCO."""
@@ -44,6 +47,12 @@ class Plan:
     """(width, height) in pixels of the input, from small to large."""
     head: Mapping[str, object] = field(default_factory=dict)
     """Further keys of the [yolo] or [region] sections."""
+
+    def __post_init__(self) -> None:
+        require("input_size", self.input_size, STRIDE)
+        if self.input_size % STRIDE:
+            raise ModelError(f"option input_size is {self.input_size}; it must be a multiple of {STRIDE}")
+        require("width", self.width, 0.01, 4)
 
     def net(self) -> Section:
         """The first section."""
@@ -70,20 +79,37 @@ class Plan:
         """The last convolution and the [region] section."""
         flat = tuple(side / STRIDE for anchor in self.anchors for side in anchor)
         keys = {"anchors": flat, "classes": self.classes, "coords": 4, "num": len(self.anchors), "softmax": 1}
+        keys |= {"bias_match": 1, "rescore": 1, "object_scale": 5, "noobject_scale": 1, "class_scale": 1}
         return [_last(len(self.anchors) * (5 + self.classes)), section("region", **keys, **self.head)]
+
+
+def read_anchors(text: str) -> Anchors:
+    """Anchors from "10,14, 23,27, ...": widths and heights in pixels, by area.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    try:
+        sides = [float(side) for side in text.split(",")]
+    except ValueError:
+        sides = []
+    if not sides or len(sides) % 2 or min(sides) <= 0:
+        raise ModelError(f"option anchors is {text!r}; expected widths and heights in pixels, such as 10,14,23,27")
+    return tuple(sorted(zip(sides[::2], sides[1::2], strict=True), key=lambda anchor: anchor[0] * anchor[1]))
 
 
 def yolov2(plan: Plan) -> list[Section]:
     """Darknet-19, and the maps of twice the resolution reorganised beside its last ones."""
     c = plan.conv
-    layers = [c(32), _pool(), c(64)]
-    for filters, squeezes in ((128, 1), (256, 1), (512, 2)):
-        layers += [_pool(), c(filters), *squeezes * [c(filters // 2, 1), c(filters)]]
-    fine = len(layers) - 1
-    layers += [_pool(), c(1024), *2 * [c(512, 1), c(1024)], c(1024), c(1024)]
+    layers = [*_darknet19(plan), c(1024), c(1024)]
     coarse = len(layers) - 1
-    layers += [_route(fine), c(64, 1), section("reorg", stride=2), _route(-1, coarse), c(1024)]
+    layers += [_route(_FINE), c(64, 1), section("reorg", stride=2), _route(-1, coarse), c(1024)]
     return [plan.net(), *layers, *plan.region()]
+
+
+def yolo9000(plan: Plan) -> list[Section]:
+    """Darknet-19, and a [region] layer."""
+    return [plan.net(), *_darknet19(plan), *plan.region()]
 
 
 def yolov2_tiny(plan: Plan) -> list[Section]:
@@ -136,6 +162,19 @@ def yolov4_tiny(plan: Plan) -> list[Section]:
     layers += [c(512), c(256, 1), c(512), *plan.yolo(0, 2, masks[0])]
     layers += [_route(-4), c(128, 1), section("upsample", stride=2), _route(-1, 23), c(256)]
     return [plan.net(), *layers, *plan.yolo(1, 2, masks[1])]
+
+
+_FINE = 16
+"""Darknet-19's last layer at stride 16."""
+
+
+def _darknet19(plan: Plan) -> list[Section]:
+    """Its convolutions, without the classifier."""
+    c = plan.conv
+    layers = [c(32), _pool(), c(64)]
+    for filters, squeezes in ((128, 1), (256, 1), (512, 2), (1024, 2)):
+        layers += [_pool(), c(filters), *squeezes * [c(filters // 2, 1), c(filters)]]
+    return layers
 
 
 def _pyramid(plan: Plan) -> list[Section]:

@@ -6,7 +6,7 @@ https://github.com/AlexeyAB/darknet/wiki/CFG-Parameters-in-the-different-layers
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from models.errors import ModelError
@@ -104,6 +104,15 @@ def render(sections: Iterable[Section]) -> str:
     """The .cfg that `parse` reads back to these sections."""
     lines = ([f"[{s.kind}]", *(f"{key}={entry.text}" for key, entry in s.entries.items()), ""] for s in sections)
     return "\n".join(line for block in lines for line in block)
+
+
+def exchange(cfg: str, values: Mapping[str, str]) -> str:
+    """The .cfg with these values in all sections that have such keys."""
+    given = {key: Entry(value, 0) for key, value in values.items()}
+    sections = parse(cfg)
+    return render(
+        replace(s, entries={key: given.get(key, entry) for key, entry in s.entries.items()}) for s in sections
+    )
 
 
 def _written(value: object) -> str:

@@ -15,6 +15,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from models.darknet.cfg import Section
 from models.darknet.layers import Shape
+from models.darknet.tree import WordTree
+from models.options import require
 
 HEADS = ("yolo", "region")
 
@@ -26,6 +28,7 @@ class Level:
     anchors: tuple[tuple[float, float], ...]
     """(width, height) of this level's anchors, in pixels of the network's input."""
     classes: int
+    """Values that an anchor has for its classes: as many as labels, or a tree's nodes."""
     scale: float
     """scale_x_y: how far beyond its cell a centre may lie."""
     new_coords: bool
@@ -33,12 +36,24 @@ class Level:
     shape: Shape
     softmax: bool = False
     """Whether the classes exclude each other ([region]), where [yolo] asks each by itself."""
+    tree: WordTree | None = None
+    """Of which the classes are the nodes (YOLO9000)."""
+
+    @property
+    def labels(self) -> int:
+        """What the network tells apart."""
+        return self.classes if self.tree is None else len(self.tree.node)
 
 
-def read_level(section: Section, shape: Shape, image: Shape) -> Level:
-    """The section, one of `HEADS`, that follows a layer of `shape`, in a network for images of the shape `image`."""
+def read_level(section: Section, shape: Shape, image: Shape, tree: WordTree | None = None) -> Level:
+    """The section, one of `HEADS`, that follows a layer of `shape`, in a network for images of the shape `image`.
+
+    `tree` is what a [region] section names with `tree=`, and `map=`.
+    """
     if section.kind == "region":
-        return _read_region(section, shape, image)
+        return _read_region(section, shape, image, tree)
+    if tree is not None:
+        raise section.error("a tree was given, which a [region] section with tree= has, and no [yolo]")
     anchors = _pairs(section)
     mask = section.integers("mask", tuple(range(len(anchors))))
     if not mask or not all(0 <= i < len(anchors) for i in mask):
@@ -50,9 +65,10 @@ def read_level(section: Section, shape: Shape, image: Shape) -> Level:
     return Level(tuple(anchors[i] for i in mask), classes, scale, new_coords, shape)
 
 
-def _read_region(section: Section, shape: Shape, image: Shape) -> Level:
+def _read_region(section: Section, shape: Shape, image: Shape, tree: WordTree | None) -> Level:
     """[region]: one level whose anchors are in cells, and whose classes exclude each other."""
-    section.refuse("tree", "map", "absolute", "background")
+    section.refuse("background")
+    _check_tree(section, tree)
     if (section.integer("softmax", 0), section.integer("coords", 4)) != (1, 4):
         found = f"softmax={section.text('softmax', '0')} coords={section.text('coords', '4')}"
         raise section.error(f"{found} is not supported, only softmax=1 coords=4", "softmax")
@@ -60,7 +76,21 @@ def _read_region(section: Section, shape: Shape, image: Shape) -> Level:
     anchors = tuple((width * wide, height * high) for width, height in _pairs(section))
     if not anchors:
         raise section.error("it has no anchors (width, height > 0)", "anchors")
-    return Level(anchors, _classes(section, len(anchors), shape), 1.0, False, shape, softmax=True)
+    return Level(anchors, _classes(section, len(anchors), shape), 1.0, False, shape, softmax=True, tree=tree)
+
+
+def _check_tree(section: Section, tree: WordTree | None) -> None:
+    """Refuse a tree that is another one than the section's, and a section's that is missing."""
+    named = section.text("tree", "")
+    if tree is None:
+        if named:
+            raise section.error(f"tree={named} is a file of its own: give its URI with the option tree", "tree")
+        section.refuse("map")
+        return
+    nodes, classes = len(tree.tree.parents), section.integer("classes", 20)
+    if not named or nodes != classes:
+        found = f"tree={named}" if named else "it has no tree="
+        raise section.error(f"{found} and classes={classes}; the tree that was given has {nodes} nodes", "classes")
 
 
 def _pairs(section: Section) -> list[tuple[float, float]]:
@@ -87,7 +117,12 @@ class Selection:
     limit: int
     """At most so many an image."""
     clip: bool = False
-    """Whether boxes end at the image's border."""
+    """Whether boxes end at the image's border. The networks' published figures are of those that do not."""
+
+    def __post_init__(self) -> None:
+        require("score_threshold", self.score_threshold, 0, 1)
+        require("nms_threshold", self.nms_threshold, 0, 1)
+        require("detections_per_image", self.limit, 1)
 
 
 class Decoder(nn.Module):
@@ -101,7 +136,7 @@ class Decoder(nn.Module):
     def __init__(self, levels: Sequence[Level], width: int, height: int) -> None:
         super().__init__()
         self.anchors = [len(level.anchors) for level in levels]
-        self.new_coords, self.softmax = levels[0].new_coords, levels[0].softmax
+        self.new_coords, self.softmax, self.tree = levels[0].new_coords, levels[0].softmax, levels[0].tree
         tables = [_table(level, width, height) for level in levels]
         for name, columns in zip(("cell", "grid", "anchor", "scale"), zip(*tables, strict=True), strict=True):
             self.register_buffer(name, torch.cat(columns), persistent=False)
@@ -147,7 +182,10 @@ class Decoder(nn.Module):
         return values if self.new_coords else values.sigmoid()
 
     def class_probability(self, values: Tensor) -> Tensor:
-        """In [0, 1], of raw classes (..., classes)."""
+        """In [0, 1] (R, labels), of raw classes (R, classes)."""
+        if self.tree is not None:
+            found: Tensor = self.tree(values)
+            return found
         return values.softmax(-1) if self.softmax else self.probability(values)
 
     def detect(

@@ -19,6 +19,8 @@ from models.boxes.overlap import iou
 from models.darknet.anchors import shape_iou
 from models.darknet.cfg import Section
 from models.darknet.heads import Decoder, Level
+from models.errors import ModelError
+from models.options import require
 
 OVERLAP_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
 BOX_LOSSES = ("mse", "iou", *OVERLAP_LOSSES)
@@ -77,6 +79,19 @@ def read_terms(section: Section, burn_in: int = 0) -> Terms:
     )
 
 
+def loss_keys(kind: str, box_loss: str, box_weight: float, ignore_threshold: float) -> dict[str, object]:
+    """What a section of that `kind` says of these, as `read_terms` reads it.
+
+    Raises:
+        ModelError: a value that cannot be.
+    """
+    require("ignore_threshold", ignore_threshold, 0, 1)
+    if box_loss not in BOX_LOSSES:
+        raise ModelError(f"option box_loss is {box_loss!r}; expected one of {', '.join(BOX_LOSSES)}")
+    weight, threshold = ("coord_scale", "thresh") if kind == "region" else ("iou_normalizer", "ignore_thresh")
+    return {"iou_loss": box_loss, weight: box_weight, threshold: ignore_threshold}
+
+
 class Truth(NamedTuple):
     """The objects of a batch, T in all."""
 
@@ -105,7 +120,7 @@ class Match(NamedTuple):
     truth: Tensor
     """(P,) int64, the object; the last one where several want the same anchor."""
     classes: Tensor
-    """(P, classes) float, 1 for each class that an object there has."""
+    """(P, labels) float, 1 for each class that an object there has."""
 
 
 class DarknetLoss(nn.Module):
@@ -119,7 +134,8 @@ class DarknetLoss(nn.Module):
 
     def __init__(self, levels: Sequence[Level], width: int, height: int, terms: Terms) -> None:
         super().__init__()
-        self.terms, self.softmax, self.classes = terms, levels[0].softmax, levels[0].classes
+        self.terms, self.softmax, self.tree = terms, levels[0].softmax, levels[0].tree
+        self.labels = levels[0].labels
         cells = [level.shape.height * level.shape.width for level in levels for _ in level.anchors]
         sides = [(level.shape.width, level.shape.height) for level in levels for _ in level.anchors]
         prior = torch.tensor([anchor for level in levels for anchor in level.anchors])
@@ -127,6 +143,7 @@ class DarknetLoss(nn.Module):
         self.register_buffer("start", torch.tensor([0, *cells[:-1]]).cumsum(0), persistent=False)
         self.register_buffer("grid", torch.tensor(sides), persistent=False)
         self.register_buffer("size", torch.tensor([width, height] * 2).float(), persistent=False)
+        require("burn_in", terms.burn_in, 0)
         self.register_buffer("seen", torch.tensor(0), persistent=terms.burn_in > 0)
 
     def forward(self, decoder: Decoder, values: Tensor, truth: Truth) -> dict[str, Tensor]:
@@ -156,7 +173,7 @@ class DarknetLoss(nn.Module):
         slot = truth.image[owner] * anchors + self.start[anchor] + cell[:, 1] * grid[:, 0] + cell[:, 0]
         slots, inverse = torch.unique(slot, return_inverse=True)
         last = owner.new_zeros(len(slots)).scatter_reduce(0, inverse, owner, "amax")
-        classes = self.prior.new_zeros(len(slots), self.classes)
+        classes = self.prior.new_zeros(len(slots), self.labels)
         classes[inverse, truth.labels[owner]] = 1
         return Match(slots, last, classes)
 
@@ -183,6 +200,8 @@ class DarknetLoss(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, aim, weight, reduction="sum")
 
     def _classes(self, decoder: Decoder, values: Tensor, wanted: Tensor, truth: Truth, found: Match) -> Tensor:
+        if self.tree is not None:
+            return self.tree.loss(values, truth.labels[found.truth])
         if self.softmax:
             return F.cross_entropy(values, truth.labels[found.truth], reduction="sum")
         return F.binary_cross_entropy_with_logits(decoder.logit(values), wanted, reduction="sum")

@@ -14,7 +14,9 @@ from models.darknet.cfg import Section, render
 from models.darknet.heads import HEADS, Decoder, Level, Selection, read_level
 from models.darknet.layers import Built, Shape, build
 from models.darknet.loss import DarknetLoss, read_terms, read_truth
+from models.darknet.tree import WordTree
 from models.errors import ModelError
+from models.spec import InputRule
 
 _SIDE = 16384  # longest input side that is taken for meant
 _PRIOR = 0.01
@@ -25,20 +27,23 @@ class DarknetDetector(nn.Module):
     """Any network of the supported layers that ends in [yolo] layers or a [region] layer.
 
     `layers[i]` is the .cfg's layer i, `size` the (height, width) that every image is stretched to, `cfg` the text that
-    Darknet would read. `burn_in` is for [region] networks, see `models.darknet.loss.Terms`.
+    Darknet would read, `tree` what its `tree=` and `map=` name. `burn_in` is for [region] networks, see
+    `models.darknet.loss.Terms`.
     """
 
-    def __init__(self, sections: Sequence[Section], selection: Selection, burn_in: int = 0) -> None:
+    def __init__(
+        self, sections: Sequence[Section], selection: Selection, burn_in: int = 0, tree: WordTree | None = None
+    ) -> None:
         super().__init__()
         net, *rest = sections
         image = _image_shape(net)
         built = _assemble(rest, image)
         self.heads = [i for i, section in enumerate(rest) if section.kind in HEADS]
-        levels = [_level(rest[i], i, built, image) for i in self.heads]
+        levels = [_level(rest[i], i, built, image, tree) for i in self.heads]
         _check_levels(net, levels)
         self.cfg = render(sections)
         self.size = image.height, image.width
-        self.classes = levels[0].classes
+        self.labels, self.tree = levels[0].labels, tree
         self.selection = selection
         self.layers = nn.ModuleList(layer.module for layer in built)
         self.sources = [layer.sources for layer in built]
@@ -104,6 +109,12 @@ class DarknetDetector(nn.Module):
         return F.interpolate(image[None], self.size, mode="bilinear", align_corners=False)[0]
 
 
+def input_rule(model: nn.Module) -> InputRule:
+    """Every image is stretched to the network's size."""
+    assert isinstance(model, DarknetDetector)
+    return InputRule(fixed=model.size)
+
+
 def _image_shape(net: Section) -> Shape:
     channels, height, width = (net.integer(key, 0) for key in ("channels", "height", "width"))
     if channels != 3:
@@ -126,10 +137,10 @@ def _assemble(sections: list[Section], image: Shape) -> list[Built]:
     return built
 
 
-def _level(section: Section, index: int, built: list[Built], image: Shape) -> Level:
+def _level(section: Section, index: int, built: list[Built], image: Shape, tree: WordTree | None) -> Level:
     if index == 0:
         raise section.error("nothing comes before it; expected a convolutional layer")
-    return read_level(section, built[index - 1].shape, image)
+    return read_level(section, built[index - 1].shape, image, tree)
 
 
 def _check_levels(net: Section, levels: list[Level]) -> None:

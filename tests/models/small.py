@@ -99,6 +99,7 @@ SMALL: dict[str, Small] = {
     "yolov3_spp": Small(YOLO),
     "yolov3_tiny": Small(YOLO),
     "yolov4_tiny": Small(YOLO),
+    "yolo9000": Small({**YOLO, "tree": "round -1\nangular -1\ndisc 0\nsquare 1\ntriangle 1\n", "map": "0\n2\n3\n4\n"}),
     "yolo_v1": Small(
         {
             "backbone": "resnet18",

@@ -5,9 +5,9 @@ from torch import nn
 
 from models import build
 from models.darknet import architectures
-from models.darknet.architectures import Plan
+from models.darknet.architectures import Plan, read_anchors
 from models.darknet.network import DarknetDetector
-from models.darknet.zoo import COCO, VARIANTS, read_anchors
+from models.darknet.zoo import COCO, VARIANTS
 from models.errors import ModelError
 from tests.models.small import SMALL
 

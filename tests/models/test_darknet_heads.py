@@ -119,7 +119,7 @@ def test_a_regions_anchors_are_in_cells():
     [
         ("anchors=1,2", r"line 4, \[region\]: 14 channels come in; 1 anchors of 2 classes need 7"),
         ("", r"\[region\]: it has no anchors \(width, height > 0\)"),
-        ("tree=9k.tree", "tree=9k.tree is not supported; remove it"),
+        ("background=1", "background=1 is not supported; remove it"),
         ("coords=5", "softmax=1 coords=5 is not supported, only softmax=1 coords=4"),
     ],
 )

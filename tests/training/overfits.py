@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,8 @@ class Overfit:
     """Draw images with exactly that many shapes; None = one to five."""
 
 
+TREES = Path(__file__).parent / "trees"
+"""Discs are round, squares and triangles angular."""
 NINE, SIX = "16,16,20,20,24,24,28,28,32,32,36,36,40,40,46,46,54,54", "18,18,24,24,30,30,36,36,42,42,50,50"
 YOLO: Mapping[str, object] = {"input_size": 128}
 SLOWLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 2e-3, "batch_size": 4}
@@ -123,6 +126,16 @@ OVERFITS: dict[str, Overfit] = {
     ),
     "yolov2": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
     "yolov2_tiny": Overfit({**YOLO, "width": 0.25, "anchors": "20,20,28,28,36,36,46,46"}, SLOWLY),
+    "yolo9000": Overfit(
+        {
+            **YOLO,
+            "width": 0.25,
+            "anchors": "20,20,28,28,36,36,46,46",
+            "tree": TREES / "shapes.tree",
+            "map": TREES / "shapes.map",
+        },
+        SLOWLY,
+    ),
     "yolov3": Overfit({**YOLO, "width": 0.25, "anchors": NINE}, SLOWLY),
     "yolov3_spp": Overfit({**YOLO, "width": 0.25, "anchors": NINE}, SLOWLY),
     "yolov3_tiny": Overfit({**YOLO, "width": 0.5, "anchors": SIX}, SLOWLY),

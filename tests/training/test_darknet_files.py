@@ -17,6 +17,7 @@ from pipeline.networks import NetworkConfig, load_network, resolve
 from pipeline.train import TrainConfig, train
 from pipeline.warehouse import Warehouse
 from tests.models.small import SMALL
+from tests.training.overfits import TREES
 
 
 def test_a_cfg_is_trained_and_its_checkpoint_needs_no_file(
@@ -66,6 +67,23 @@ def test_a_trained_network_leaves_as_darknets_own_files(
     batch = torch.rand(1, 3, 64, 64)
     for mine, theirs in zip(own.raw(batch), again.raw(batch), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_trained_tree_leaves_with_its_tree_and_map(
+    config: Callable[..., TrainConfig], tmp_path: Path, warehouse: str
+) -> None:
+    """Three categories at the leaves of a tree: round (disc) and angular (square, triangle)."""
+    texts = tuple(f"{kind}={TREES / f'shapes.{kind}'}" for kind in ("tree", "map"))
+    report = train(config(model="yolo9000", option=("width=0.125", "input_size=64", *texts)))
+    assert report.losses["classes"] > 0
+    files = export_darknet(Warehouse(warehouse), "r", str(tmp_path / "out/words.weights"))
+    assert "tree=words.tree\nmap=words.map\n" in (tmp_path / "out/words.cfg").read_text()
+    options = tuple(f"{kind}={tmp_path / f'out/words.{kind}'}" for kind in ("cfg", "tree", "map"))
+    read = NetworkConfig(model="darknet", option=options, weights=files.weights, labels=files.names)
+    own = load_network(resolve(NetworkConfig(weights=report.checkpoint)))
+    again = load_network(resolve(read))
+    assert (again.tree.tree, again.tree.labels) == (own.tree.tree, (2, 3, 4))
+    assert again.save_darknet() == own.save_darknet()
 
 
 def test_what_cannot_be_darknets(config: Callable[..., TrainConfig], warehouse: str) -> None:
