@@ -95,9 +95,17 @@ def read(uri: str) -> bytes:
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
-    """Read `length` bytes from `offset`."""
+    """Read `length` bytes from `offset`, fewer where the object ends."""
+    if is_local(uri):  # a query reads thousands, one after the other: half of the time would be fsspec's
+        return _retried(uri, lambda: _read_file(uri, offset, length))
     fs, path = filesystem(uri)
     return bytes(_retried(uri, lambda: fs.cat_file(path, start=offset, end=offset + length)))
+
+
+def _read_file(path: str, offset: int, length: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 def read_many(ranges: Sequence[tuple[str, int | None, int | None]]) -> list[bytes | StorageError]:

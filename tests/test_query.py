@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from pipeline.view_files import CommittedFiles, File
 from pipeline.views import snapshot
 from pipeline.warehouse import Warehouse
 from tests import small_warehouse as small
-from tests.conftest import Bucket
+from tests.conftest import ROOT, Bucket
 
 
 def fill(root: str) -> str:
@@ -47,6 +50,12 @@ def test_predictions_of_committed_runs_and_nothing_else(wh: str) -> None:
         ("first", 6, 7),
         ("second", 4, 4),
     ]
+
+
+def test_the_slow_libraries_are_not_imported(wh: str) -> None:
+    said = f"import sys; from pipeline.query import query; query({wh!r}, 'FROM runs'); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"'pandas'", "'torch'", "'ray'", "'pyarrow.compute'"} & set(re.split(r"[\[\], ]+", done.stdout))
 
 
 def test_metrics_and_curves_of_committed_runs(wh: str) -> None:
