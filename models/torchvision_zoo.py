@@ -20,6 +20,8 @@ from models.spec import InputRule, ModelSpec, Published, Task
 _ARXIV = "https://arxiv.org/abs/"
 _ORIGINAL_NORM = {"norm_eps": 0.0}
 """Torchvision's first ResNet-50 weights were trained before FrozenBatchNorm2d had an epsilon (pytorch/vision#2933)."""
+_PRESET_SIZE = 520
+"""Shorter side at which torchvision's semantic networks were trained and are scored."""
 
 
 def _check_selection(score_threshold: float, nms_threshold: float, detections_per_image: int) -> None:
@@ -116,13 +118,20 @@ def _ssd(
     )
 
 
-def _semantic(name: str, *, num_classes: int, aux_loss: bool = True) -> nn.Module:
+def _semantic(name: str, *, num_classes: int, aux_loss: bool = True, min_size: int = _PRESET_SIZE) -> nn.Module:
     """FCN and DeepLabV3; their published weights have the auxiliary classifier that `aux_loss` adds."""
-    return steady(_untrained(name, num_classes, aux_loss=aux_loss))
+    return _sized(steady(_untrained(name, num_classes, aux_loss=aux_loss)), min_size)
 
 
-def _lraspp(name: str, *, num_classes: int) -> nn.Module:
-    return _untrained(name, num_classes)
+def _lraspp(name: str, *, num_classes: int, min_size: int = _PRESET_SIZE) -> nn.Module:
+    return _sized(_untrained(name, num_classes), min_size)
+
+
+def _sized(model: nn.Module, min_size: int) -> nn.Module:
+    """Note the length of the shorter side that images get, 0 = their own, where `_preset_rule` looks for it."""
+    require("min_size", min_size, 0)
+    model.min_size = min_size  # type: ignore[assignment]  # modules may hold anything
+    return model
 
 
 def transform_rule(model: nn.Module) -> InputRule:
@@ -135,9 +144,10 @@ def transform_rule(model: nn.Module) -> InputRule:
 
 
 def _preset_rule(name: str, model: nn.Module) -> InputRule:
-    """The resize and normalisation that torchvision publishes with the network's weights."""
+    """The normalisation that torchvision publishes with the network's weights, and by default its resize."""
     preset = get_model_weights(name).DEFAULT.transforms()
-    return InputRule(min_size=preset.resize_size[0], mean=tuple(preset.mean), std=tuple(preset.std))
+    sized: Any = model
+    return InputRule(min_size=sized.min_size or None, mean=tuple(preset.mean), std=tuple(preset.std))
 
 
 def _published(name: str, options: dict[str, float]) -> dict[str, Published]:

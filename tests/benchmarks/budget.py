@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,18 @@ class Entry:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def fit(dataset: str, entry: Entry, minutes: float, run: str, warehouse: str) -> tuple[int, str]:
-    """Epochs that fit into `minutes` of computing, and the checkpoint after them."""
+@dataclass(frozen=True)
+class Fitted:
+    """What came of an entry."""
+
+    epochs: int
+    minutes: float
+    """Of computing, that they took."""
+    checkpoint: str
+
+
+def fit(dataset: str, entry: Entry, minutes: float, run: str, warehouse: str) -> Fitted:
+    """Train for as many epochs as fit into `minutes` of computing."""
     option = tuple(f"{key}={value}" for key, value in entry.options.items())
     settings = {"batch_size": 4, "learning_rate": 2e-3, "validate_every": 0, "warehouse": warehouse, **entry.training}
     spent = []
@@ -37,18 +47,19 @@ def fit(dataset: str, entry: Entry, minutes: float, run: str, warehouse: str) ->
         spent.append(time.process_time() - begun)
     first, more = spent[0], max(spent[1] - spent[0], 0.1)
     epochs = max(1, 1 + int((60 * minutes - first) / more))
+    begun = time.process_time()
     done = train(TrainConfig(dataset, model=entry.model, option=option, run=plain(run), epochs=epochs, **settings))
-    return epochs, done.checkpoint
+    return Fitted(epochs, (time.process_time() - begun) / 60, done.checkpoint)
 
 
 @torch.inference_mode()
-def milliseconds(model: torch.nn.Module, images: Any) -> float:
-    """Computing time of one call on one image, the median of five."""
-    model.eval()
+def milliseconds(network: Callable[[Any], object], images: Any) -> float:
+    """Computing time of one call of a network in evaluation mode, the median of five after one that warms up."""
+    network(images)
     taken = []
     for _ in range(5):
         begun = time.process_time()
-        model(images)
+        network(images)
         taken.append(time.process_time() - begun)
     return 1000 * sorted(taken)[2]
 

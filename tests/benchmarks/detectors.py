@@ -84,13 +84,13 @@ def compare(minutes: float, names: list[str], warehouse: str) -> None:
     print(f"{'':24s} {'begun with':>10s} {'epochs':>6s} {'AP50':>6s} {'AP':>6s} {'ms':>6s} {'parameters':>11s}")
     for name in names:
         entry = ENTRIES[name]
-        epochs, checkpoint = fit(DATA, entry, minutes, name, warehouse)
-        scores = score(checkpoint, plain(name), warehouse)
-        model = build(entry.model, 4, dict(entry.options))
+        fitted = fit(DATA, entry, minutes, name, warehouse)
+        scores = score(fitted.checkpoint, plain(name), warehouse)
+        model = build(entry.model, 4, dict(entry.options)).eval()
         size, spent = sum(p.numel() for p in model.parameters()), milliseconds(model, [torch.rand(3, 480, 640)])
         begun = "ImageNet" if "init" in entry.training else "nothing"
         print(
-            f"{name:24s} {begun:>10s} {epochs:6d} {scores[0]:6.3f} {scores[1]:6.3f} {spent:6.0f} {size:11,d}",
+            f"{name:24s} {begun:>10s} {fitted.epochs:6d} {scores[0]:6.3f} {scores[1]:6.3f} {spent:6.0f} {size:11,d}",
             flush=True,
         )
 

@@ -52,6 +52,17 @@ def test_options_reach_torchvision():
     assert on_no_device("fcn_resnet50", aux_loss="no").aux_classifier is None
 
 
+@pytest.mark.parametrize("name", ["fcn_resnet50", "lraspp_mobilenet_v3_large"])
+def test_semantic_networks_see_images_at_the_size_of_torchvisions_recipe_or_another(name):
+    rule = find(name).input_rule
+    preset = get_model_weights(name).DEFAULT.transforms()
+    assert rule(on_no_device(name)).resized(260, 520) == (preset.resize_size[0], 2 * preset.resize_size[0])
+    assert rule(on_no_device(name, min_size="128")).resized(260, 520) == (128, 256)
+    assert rule(on_no_device(name, min_size="0")).resized(261, 520) == (261, 520)
+    with pytest.raises(ModelError, match="min_size is -1; it must be at least 0"):
+        on_no_device(name, min_size=-1)
+
+
 @pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "ssd300_vgg16", "retinanet_resnet50_fpn_v2"])
 def test_defaults_are_torchvisions_own(name):
     with torch.device("meta"):
