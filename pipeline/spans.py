@@ -73,12 +73,12 @@ class Canvas:
             probability_hw: (h, w) of each pixel's label.
         """
         high = classes_hw.shape[0]
-        labels = classes_hw.ravel(order="F")
+        labels = masks.column_major(classes_hw)
         edges = np.empty(labels.size + 1, dtype=bool)
         np.not_equal(labels[1:], labels[:-1], out=edges[1:-1])
         edges[::high] = True
         cuts = np.flatnonzero(edges)
-        sums = np.add.reduceat(probability_hw.ravel(order="F"), cuts[:-1], dtype=np.float64)
+        sums = np.add.reduceat(masks.column_major(probability_hw), cuts[:-1], dtype=np.float64)
         found = labels[cuts[:-1]]
         seen = np.flatnonzero(found)
         starts = cuts[seen]

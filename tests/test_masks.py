@@ -130,6 +130,14 @@ def test_regions_are_the_pixels_of_each_value(seed, height, width):
     assert found == {value: masks.encode(classes == value) for value in (0, 2) if (classes == value).any()}
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (64, 3), (65, 7), (200, 90), (0, 5), (5, 0)])
+def test_columns_come_one_after_the_other_whatever_the_memory_is_like(shape):
+    rng = np.random.default_rng(0)
+    plain = rng.integers(0, 255, shape).astype(np.uint8)
+    for pixels in (plain, np.asfortranarray(plain), plain[::-1], plain.astype(np.float32)[:, ::2]):
+        assert np.array_equal(masks.column_major(pixels), pixels.ravel(order="F"))
+
+
 boxes = st.tuples(st.floats(-40, 110), st.floats(-40, 110), st.floats(0, 150), st.floats(0, 150))
 
 
