@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,22 +34,25 @@ class Fitted:
 
 def fit(dataset: str, entry: Entry, minutes: float, run: str, warehouse: str) -> Fitted:
     """Train for as many epochs as fit into `minutes` of computing."""
-    option = tuple(f"{key}={value}" for key, value in entry.options.items())
-    settings = {"batch_size": 4, "learning_rate": 2e-3, "validate_every": 0, "warehouse": warehouse, **entry.training}
-    spent = []
-    for epochs in (1, 2):  # the first of two epochs also decodes
-        begun = time.process_time()
-        train(
-            TrainConfig(
-                dataset, model=entry.model, option=option, run=f"{plain(run)}-{epochs}", epochs=epochs, **settings
-            )
-        )
-        spent.append(time.process_time() - begun)
-    first, more = spent[0], max(spent[1] - spent[0], 0.1)
+    config = TrainConfig(
+        dataset,
+        model=entry.model,
+        option=tuple(f"{key}={value}" for key, value in entry.options.items()),
+        **{"batch_size": 4, "learning_rate": 2e-3, "validate_every": 0, "warehouse": warehouse, **entry.training},
+    )
+    first, more = two_epochs(replace(config, run=f"{plain(run)}-timed", epochs=2))
     epochs = max(1, 1 + int((60 * minutes - first) / more))
     begun = time.process_time()
-    done = train(TrainConfig(dataset, model=entry.model, option=option, run=plain(run), epochs=epochs, **settings))
+    done = train(replace(config, run=plain(run), epochs=epochs))
     return Fitted(epochs, (time.process_time() - begun) / 60, done.checkpoint)
+
+
+def two_epochs(config: TrainConfig) -> tuple[float, float]:
+    """Computing seconds of the first epoch, in which images are also decoded, and of the second."""
+    times = [time.process_time()]
+    train(config, lambda progress: times.append(time.process_time()))
+    middle = times[len(times) // 2]
+    return middle - times[0], time.process_time() - middle
 
 
 @torch.inference_mode()

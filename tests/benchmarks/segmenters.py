@@ -50,7 +50,7 @@ ENTRIES = {
     "DeconvNet": Entry("deconvnet", {**VGG, "head_width": 64}, COMMON),
     "U-Net": Entry("unet", {"width": 16}, COMMON),
     "U-Net, border weights": Entry("unet", {"width": 16}, {**COMMON, "border_weight": 10.0}),
-    "U-Net++": Entry("unetplusplus", {"encoder": "resnet18", "width": 8}, COMMON),
+    "U-Net++": Entry("unetplusplus", {"encoder": "mobilenet_v2", "width": 8}, COMMON),
     "PSPNet": Entry("pspnet", {"encoder": "mobilenet_v2", "width": 64}, COMMON),
     "GCN": Entry("gcn", {"backbone": "resnet18"}, COMMON),
     "FRRN-A": Entry("frrn_a", {"width": 8, "residual": 8}, COMMON),
