@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/shardlens demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-long: install
 	$(BIN)/python -m pytest -m long --timeout=3600
