@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -82,6 +83,37 @@ def test_every_image_has_its_rows_in_order(warehouse: str, local: Executor) -> N
     assert set(found["category"].to_pylist()) == {"disc", "square"}
     boxes = {tuple(b.values()) for b in found.filter(pc.equal(found["image_id"], 1))["bbox"].to_pylist()}
     assert boxes == {(1.0, 2.0, 14.0, 8.0), (0.0, 0.0, 30.0, 20.0)}
+
+
+def test_the_report_and_the_commit_say_where_the_time_went(warehouse: str, local: Executor) -> None:
+    report = predict(config(warehouse, "sleep=0.01"), local)
+    assert list(report.stages) == ["fetch", "decode", "wait", "forward", "behind", "rows", "write"]
+    assert report.stages["forward"] >= 0.01 * IMAGES
+    assert 0 < report.device_wait < 1
+    commit = json.loads(storage.read(f"{Warehouse(warehouse).run('r')}/commit.json"))
+    assert commit["report"]["stages"].keys() == report.stages.keys()
+
+
+@pytest.mark.long
+def test_a_compiled_network_gives_the_same_rows(warehouse: str, local: Executor) -> None:
+    network = NetworkConfig(model="fcos_small", weights="random", labels=labels(warehouse), score_threshold=0.0)
+    plain = replace(config(warehouse), network=network)
+    predict(plain, local)
+    expected = rows(warehouse)
+    predict(replace(plain, run="compiled", compiled=True), local)
+    found = pa.concat_tables(
+        tables.from_bytes(storage.read(uri)).replace_schema_metadata(None)
+        for uri in runs.open_committed(Warehouse(warehouse), "compiled").prediction_parts()
+    )
+    assert found.drop(["score", "bbox", "area"]) == expected.drop(["score", "bbox", "area"])
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-4)
+
+
+def labels(warehouse: str) -> str:
+    """A file of three labels."""
+    place = f"{warehouse}/../labels.txt"
+    Path(place).write_text("disc\nsquare\ntriangle\n")
+    return place
 
 
 def test_the_same_command_has_nothing_left_to_do(warehouse: str, local: Executor, tmp_path: Path) -> None:
