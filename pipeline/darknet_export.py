@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.darknet import DarknetDetector
 from models.darknet.cfg import exchange
+from models.darknet.network import DarknetDetector
 from models.darknet.tree import write_tree
 from pipeline import storage
 from pipeline.errors import ConfigError
