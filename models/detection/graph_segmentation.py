@@ -5,6 +5,10 @@ Felzenszwalb and Huttenlocher: https://doi.org/10.1023/B:VISI.0000022288.19776.7
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
@@ -13,50 +17,62 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int32]
 _SMOOTHING = 0.8
-_CHUNKS = 48
+_CHUNKS = 32
 _STEPS = 128
+"""Distances of colours are told apart in parts of 1 / 128."""
+NEIGHBOURS = (
+    (np.s_[:, :-1], np.s_[:, 1:]),
+    (np.s_[:-1], np.s_[1:]),
+    (np.s_[:-1, :-1], np.s_[1:, 1:]),
+    (np.s_[:-1, 1:], np.s_[1:, :-1]),
+)
+"""Both pixels of every pair that touches, corners included, as slices of the image."""
 
 
-def segment(image: Floats, scale: float, min_size: int) -> Ints:
+class Grid(NamedTuple):
+    """An image's pixels and the E edges between neighbours, the lightest first."""
+
+    shape: tuple[int, int]
+    """(H, W)."""
+    ends: Indices
+    """(2, E) flat indices of the pixels at both ends."""
+    weights: Floats
+    """(E,) how far their colours lie apart."""
+
+
+def pixel_grid(image: Floats) -> Grid:
+    """The grid of an image (H, W, C) of about 0 to 255, which is smoothed first; a pixel has eight neighbours."""
+    channels = [gaussian_filter(channel, _SMOOTHING) for channel in np.moveaxis(image, 2, 0)]
+    height, width = image.shape[:2]
+    number = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    ends = [np.stack([number[a].ravel(), number[b].ravel()]) for a, b in NEIGHBOURS]
+    apart = [np.sqrt(sum(np.square(c[a] - c[b]) for c in channels)).ravel() for a, b in NEIGHBOURS]
+    steps = (np.concatenate(apart) * _STEPS).astype(np.uint16)  # whole numbers, sorted in a tenth of the time
+    order = np.argsort(steps, kind="stable")
+    weights = steps[order].astype(np.float32) / np.float32(_STEPS)
+    return Grid((height, width), np.concatenate(ends, axis=1)[:, order], weights)
+
+
+def segment(grid: Grid, scale: float, min_size: int) -> Ints:
     """Segments of an image as a map (H, W) int64 of numbers from 0.
 
-    The method takes the edges of the pixel grid (eight neighbours) from light to heavy, and joins two segments if the
-    edge weighs at most Int(C) + scale / |C| for both, Int(C) being the heaviest edge in C's spanning tree.
+    The method takes the edges from light to heavy, and joins two segments if the edge weighs at most
+    Int(C) + scale / |C| for both, Int(C) being the heaviest edge in C's spanning tree.
 
     Args:
-        image: (H, W, C), of about 0 to 255.
         scale: the paper's k; larger gives larger segments.
         min_size: pixels; smaller segments are joined to a neighbour in the end.
     """
-    smooth = gaussian_filter(image, (_SMOOTHING, _SMOOTHING, 0))
-    ends, steps = _grid_edges(smooth)
-    order = np.argsort(steps, kind="stable")
-    ends, weights = ends[:, order], steps[order].astype(np.float32) / np.float32(_STEPS)
-    height, width = image.shape[:2]
-    forest = _Forest(height * width, scale)
-    for part in np.array_split(np.arange(len(weights)), _CHUNKS):
-        forest.join(ends[:, part], weights[part])
-    forest.join_small(ends, min_size)
-    return np.unique(forest.labels, return_inverse=True)[1].reshape(height, width)
-
-
-def _grid_edges(image: Floats) -> tuple[Ints, npt.NDArray[np.uint16]]:
-    """Both ends (2, E) of each edge between neighbours, as flat indices, and how far their colours lie apart (E,) uint16.
-
-    The distances are whole numbers of 1 / `_STEPS`, for which sorting takes a tenth of the time.
-    """
-    height, width = image.shape[:2]
-    number = np.arange(height * width).reshape(height, width)
-    pairs = (
-        (np.s_[:, :-1], np.s_[:, 1:]),
-        (np.s_[:-1], np.s_[1:]),
-        (np.s_[:-1, :-1], np.s_[1:, 1:]),
-        (np.s_[:-1, 1:], np.s_[1:, :-1]),
-    )
-    ends = [np.stack([number[a].ravel(), number[b].ravel()]) for a, b in pairs]
-    weights = [np.sqrt(np.square(image[a] - image[b]).sum(-1)).ravel() for a, b in pairs]
-    return np.concatenate(ends, axis=1), (np.concatenate(weights) * _STEPS).astype(np.uint16)
+    forest = _Forest(math.prod(grid.shape), scale)
+    cuts = np.linspace(0, len(grid.weights), _CHUNKS + 1).astype(int).tolist()
+    for first, last in pairwise(cuts):
+        forest.join(grid.ends[:, first:last], grid.weights[first:last])
+    forest.join_small(grid.ends, min_size)
+    names = np.zeros(len(forest.labels), np.int64)
+    names[forest.labels] = 1
+    return (names.cumsum() - 1)[forest.labels].reshape(grid.shape)
 
 
 class _Forest:
@@ -68,13 +84,13 @@ class _Forest:
     """
 
     def __init__(self, pixels: int, scale: float) -> None:
-        self.labels: Ints = np.arange(pixels)
+        self.labels: Indices = np.arange(pixels, dtype=np.int32)
         self.sizes: Ints = np.ones(pixels, np.int64)
         self.inner: npt.NDArray[np.float64] = np.zeros(pixels)
         self.finished = np.zeros(pixels, bool)
         self.scale = scale
 
-    def join(self, ends: Ints, weights: Floats) -> None:
+    def join(self, ends: Indices, weights: Floats) -> None:
         """Take a chunk of edges, lightest first, none lighter than those before."""
         segments, ends, weights = self._open_edges(ends, weights)
         if len(weights) == 0:
@@ -89,34 +105,45 @@ class _Forest:
         inner = self.inner[segments]
         whole = small[ends[0]]
         _raise_to_heaviest(inner, ends[:, whole], weights[whole], target)
-        rest = ~whole
         finished = np.zeros(count, bool)
-        self._one_by_one(ends[:, rest], weights[rest], target, segments, inner, finished)
+        large, number = np.flatnonzero(~small), (~small).cumsum() - 1
+        sizes = self.sizes[segments[large]]
+        parent, heaviest, done = self._one_by_one(number[ends[:, ~whole]], weights[~whole], sizes, inner[large])
+        target[large], inner[large], finished[large] = large[parent], heaviest, done
         self._relabel(segments, _roots(target), inner, finished)
 
-    def _open_edges(self, ends: Ints, weights: Floats) -> tuple[Ints, Ints, Floats]:
+    def _open_edges(self, ends: Indices, weights: Floats) -> tuple[Indices, Indices, Floats]:
         """The segments in question, and the edges between them that could still join two, the lightest of each pair."""
-        ends = self.labels[ends]
-        live = (ends[0] != ends[1]) & ~self.finished[ends].any(0)
-        ends, weights = np.sort(ends[:, live], axis=0), weights[live]
-        _, lightest = np.unique(ends[0] * len(self.labels) + ends[1], return_index=True)
-        lightest.sort()
-        segments, compact = np.unique(ends[:, lightest], return_inverse=True)
-        return segments, compact.reshape(2, -1), weights[lightest]
+        a, b = self.labels[ends[0]], self.labels[ends[1]]
+        live = (a != b) & ~(self.finished[a] | self.finished[b])
+        segments, compact, lightest = self._lightest(a[live], b[live])
+        return segments, compact, weights[live][lightest]
+
+    def _lightest(self, a: Indices, b: Indices) -> tuple[Indices, Indices, Ints]:
+        """The S segments among both ends of edges (E,), the lightest edge of each pair as (2, M) numbers of these, and which.
+
+        Edges come and go from light to heavy.
+        """
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        _, first = np.unique(low.astype(np.int64) * len(self.labels) + high, return_index=True)
+        first.sort()
+        ends = np.stack([low[first], high[first]])
+        number = np.zeros(len(self.labels), np.int32)
+        number[ends] = 1
+        segments = np.flatnonzero(number).astype(np.int32)
+        number[segments] = np.arange(len(segments))
+        return segments, number[ends], first
 
     def _one_by_one(
-        self,
-        ends: Ints,
-        weights: Floats,
-        target: Ints,
-        segments: Ints,
-        inner: npt.NDArray[np.float64],
-        finished: npt.NDArray[np.bool_],
-    ) -> None:
-        """The method as it stands in the paper; `target`, `inner` and `finished` take what comes of it."""
-        parent, heaviest = target.tolist(), inner.tolist()
-        sizes = self.sizes[segments].tolist()
-        done = finished.tolist()
+        self, ends: Ints, weights: Floats, sizes: Ints, inner: npt.NDArray[np.float64]
+    ) -> tuple[list[int], list[float], list[bool]]:
+        """The method as it stands in the paper, over edges (2, E) of segments whose sizes and heaviest edges are (N,).
+
+        Returns:
+            For each segment that which it was joined to, itself at last; its heaviest edge; whether it is finished.
+        """
+        count, heaviest, done = sizes.tolist(), inner.tolist(), [False] * len(sizes)
+        parent = list(range(len(sizes)))
         for a, b, weight in zip(ends[0].tolist(), ends[1].tolist(), weights.tolist(), strict=True):
             while parent[a] != a:
                 parent[a] = a = parent[parent[a]]
@@ -124,35 +151,31 @@ class _Forest:
                 parent[b] = b = parent[parent[b]]
             if a == b:
                 continue
-            fits_a = not done[a] and weight <= heaviest[a] + self.scale / sizes[a]
-            fits_b = not done[b] and weight <= heaviest[b] + self.scale / sizes[b]
+            fits_a = not done[a] and weight <= heaviest[a] + self.scale / count[a]
+            fits_b = not done[b] and weight <= heaviest[b] + self.scale / count[b]
             if fits_a and fits_b:
                 parent[b], heaviest[a] = a, weight
-                sizes[a] += sizes[b]
+                count[a] += count[b]
             else:
                 done[a], done[b] = not fits_a, not fits_b
-        target[:], inner[:], finished[:] = parent, heaviest, done
+        return parent, heaviest, done
 
     def _relabel(
-        self, segments: Ints, root: Ints, inner: npt.NDArray[np.float64], finished: npt.NDArray[np.bool_]
+        self, segments: Indices, root: Ints, inner: npt.NDArray[np.float64], finished: npt.NDArray[np.bool_]
     ) -> None:
         sizes = np.bincount(root, self.sizes[segments], len(segments)).astype(np.int64)
         self.sizes[segments] = sizes[root]
         self.inner[segments], self.finished[segments] = inner[root], finished[root]
-        new = np.arange(len(self.labels))
-        new[segments] = segments[root]
-        self.labels = new[self.labels]
+        self._rename(segments, segments[root])
 
-    def join_small(self, ends: Ints, min_size: int) -> None:
+    def join_small(self, ends: Indices, min_size: int) -> None:
         """Join each segment of fewer than `min_size` pixels to the neighbour behind its lightest edge."""
-        ends = self.labels[ends]
-        ends = ends[:, ends[0] != ends[1]]
-        ends = np.sort(ends[:, (self.sizes[ends] < min_size).any(0)], axis=0)
-        _, lightest = np.unique(ends[0] * len(self.labels) + ends[1], return_index=True)
-        lightest.sort()
-        segments, compact = np.unique(ends[:, lightest], return_inverse=True)
+        a, b = self.labels[ends[0]], self.labels[ends[1]]
+        small = self.sizes < min_size
+        open_ = (a != b) & (small[a] | small[b])
+        segments, compact, _ = self._lightest(a[open_], b[open_])
         parent, sizes = list(range(len(segments))), self.sizes[segments].tolist()
-        for a, b in compact.reshape(2, -1).T.tolist():
+        for a, b in compact.T.tolist():
             while parent[a] != a:
                 parent[a] = a = parent[parent[a]]
             while parent[b] != b:
@@ -161,18 +184,21 @@ class _Forest:
                 parent[b] = a
                 sizes[a] += sizes[b]
         if len(segments):
-            new = np.arange(len(self.labels))
-            new[segments] = segments[_roots(np.array(parent))]
-            self.labels = new[self.labels]
+            self._rename(segments, segments[_roots(np.array(parent))])
+
+    def _rename(self, segments: Indices, names: Indices) -> None:
+        new = np.arange(len(self.labels), dtype=np.int32)
+        new[segments] = names
+        self.labels = new[self.labels]
 
 
-def _groups(ends: Ints, count: int) -> Ints:
+def _groups(ends: Indices, count: int) -> Ints:
     """Number of the connected group of each of `count` segments."""
     graph = coo_array((np.ones(ends.shape[1], np.int8), (ends[0], ends[1])), (count, count))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def _raise_to_heaviest(inner: npt.NDArray[np.float64], ends: Ints, weights: Floats, target: Ints) -> None:
+def _raise_to_heaviest(inner: npt.NDArray[np.float64], ends: Indices, weights: Floats, target: Ints) -> None:
     """Note at each group's first segment the heaviest edge of the group's spanning tree."""
     count = len(inner)
     ranks = np.arange(1, len(weights) + 1, dtype=np.float64)  # distinct and above 0, which would be no edge

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.ndimage import find_objects, gaussian_filter
 
 from models.detection.colour_spaces import hsv, lab
-from models.detection.graph_segmentation import Floats, Ints, segment
+from models.detection.graph_segmentation import NEIGHBOURS, Floats, Ints, pixel_grid, segment
 
 _COLOUR_BINS, _TEXTURE_BINS, _DIRECTIONS = 25, 10, 8
 
@@ -60,6 +60,8 @@ class _Described:
 
     segments: Ints
     """(H, W)."""
+    pairs: Ints
+    """(2, P) segments that touch, corners included, the lower number first."""
     colour: Floats
     """(n, 3 * 25) histograms, each of sum 1."""
     texture: Floats
@@ -71,59 +73,49 @@ def _starts(image: npt.NDArray[np.uint8], rule: SearchRule) -> Iterator[_Describ
     for space in rule.spaces:
         colours = convert[space](image)
         shades = _binned(np.moveaxis(colours, 2, 0), 255.0, _COLOUR_BINS)
-        slopes = _slopes(colours)
+        slopes, grid = _slopes(colours), pixel_grid(colours)
         for scale in rule.scales:
-            segments = segment(colours, scale, int(scale))
+            segments = segment(grid, scale, int(scale))
             texture = _histograms(segments, slopes, _TEXTURE_BINS)
-            yield _Described(segments, _histograms(segments, shades, _COLOUR_BINS), texture)
+            colour = _histograms(segments, shades, _COLOUR_BINS)
+            yield _Described(segments, _touching(segments), colour, texture)
 
 
 def _hierarchy(described: _Described, kinds: list[str]) -> Ints:
     """Boxes (2 n - 1, 4) xyxy of n segments and of all that they are joined to, in the order of joining."""
     regions = _Regions(described, kinds)
-    neighbours = _neighbours(described.segments)
-    queue: list[tuple[float, int, int]] = []
-    for region in range(regions.count):
-        _offer(queue, regions, region, [other for other in neighbours[region] if other > region])
+    a, b = described.pairs
+    queue = list(zip((-regions.similarity(a, b)).tolist(), a.tolist(), b.tolist(), strict=True))
+    heapq.heapify(queue)
+    neighbours: list[set[int]] = [set() for _ in range(regions.count)]
+    for _, first, second in queue:
+        neighbours[first].add(second)
+        neighbours[second].add(first)
     alive = set(range(regions.count))
     while queue:
-        _, a, b = heapq.heappop(queue)
-        if a not in alive or b not in alive:
+        _, first, second = heapq.heappop(queue)
+        if first not in alive or second not in alive:
             continue
-        joined = regions.join(a, b)
-        alive -= {a, b}
-        around = (neighbours[a] | neighbours[b]) & alive
-        for other in around:
-            neighbours[other].add(joined)
+        joined = regions.join(first, second)
+        alive -= {first, second}
+        around = (neighbours[first] | neighbours[second]) & alive
         alive.add(joined)
         neighbours.append(around)
-        _offer(queue, regions, joined, sorted(around))
+        for other, similarity in zip(around, regions.similarity(joined, list(around)).tolist(), strict=True):
+            neighbours[other].add(joined)
+            heapq.heappush(queue, (-similarity, joined, other))
     return regions.boxes[: regions.count]
 
 
-def _offer(queue: list[tuple[float, int, int]], regions: _Regions, region: int, others: list[int]) -> None:
-    """Queue a region with each of its neighbours, the most similar pair first."""
-    if others:
-        for similarity, other in zip(regions.similarity(region, others), others, strict=True):
-            heapq.heappush(queue, (-similarity, region, other))
-
-
-def _neighbours(segments: Ints) -> list[set[int]]:
-    """For each segment those that touch it, corners included."""
-    pairs = [
-        (segments[:, :-1], segments[:, 1:]),
-        (segments[:-1], segments[1:]),
-        (segments[:-1, :-1], segments[1:, 1:]),
-        (segments[:-1, 1:], segments[1:, :-1]),
-    ]
+def _touching(segments: Ints) -> Ints:
+    """The pairs (2, P) of segments (H, W) that touch, corners included, the lower number first, sorted."""
     count = int(segments.max()) + 1
-    codes = np.unique(np.concatenate([(a * count + b)[a != b] for a, b in pairs]))
-    touching: list[set[int]] = [set() for _ in range(count)]
-    for code in codes.tolist():
-        a, b = divmod(code, count)
-        touching[a].add(b)
-        touching[b].add(a)
-    return touching
+    codes = []
+    for one, other in NEIGHBOURS:
+        a, b = segments[one], segments[other]
+        apart = a != b
+        codes.append(np.minimum(a[apart], b[apart]) * count + np.maximum(a[apart], b[apart]))
+    return np.stack(np.divmod(np.unique(np.concatenate(codes)), count))
 
 
 class _Regions:
@@ -142,19 +134,17 @@ class _Regions:
         self.histograms = np.zeros((2 * self.count - 1, sum(part.shape[1] for part in parts)), np.float32)
         self.histograms[: self.count] = np.concatenate(parts, axis=1)
 
-    def similarity(self, region: int, others: list[int]) -> list[float]:
-        """Sum of the chosen similarities with each of the others, each from 0 to 1."""
-        total = np.minimum(self.histograms[others], self.histograms[region]).sum(1)
+    def similarity(self, region: int | Ints, others: list[int] | Ints) -> Floats:
+        """Sum (N,) of the chosen similarities of a region (or N of them) with N others, each from 0 to 1."""
+        total: Floats = np.minimum(self.histograms[others], self.histograms[region]).sum(1)
         sizes = self.sizes[others] + self.sizes[region]
         if "size" in self.kinds:
             total += 1 - sizes / self.pixels
         if "fill" in self.kinds:
             boxes, own = self.boxes[others], self.boxes[region]
-            wide = np.maximum(boxes[:, 2], own[2]) - np.minimum(boxes[:, 0], own[0])
-            high = np.maximum(boxes[:, 3], own[3]) - np.minimum(boxes[:, 1], own[1])
-            total += 1 - (wide * high - sizes) / self.pixels
-        values: list[float] = total.tolist()
-        return values
+            low, high = np.minimum(boxes[:, :2], own[..., :2]), np.maximum(boxes[:, 2:], own[..., 2:])
+            total += 1 - ((high - low).prod(1) - sizes) / self.pixels
+        return total
 
     def join(self, a: int, b: int) -> int:
         """Add the region that a and b make together, and return its number."""

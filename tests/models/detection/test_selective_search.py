@@ -1,22 +1,19 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import from_numpy, tensor
 
 from models.boxes.matching import best_overlaps
-from models.detection import graph_segmentation
 from models.detection.colour_spaces import hsv, lab
-from models.detection.graph_segmentation import segment
+from models.detection.graph_segmentation import pixel_grid, segment
 from models.detection.selective_search import FAST, SINGLE, selective_search
 from tests.images import picture
 
 
 def by_the_paper(image: np.ndarray, scale: float, min_size: int) -> np.ndarray:
     """Edge by edge, with a forest in lists."""
-    ends, steps = graph_segmentation._grid_edges(gaussian_filter(image, (0.8, 0.8, 0)))
-    order = np.argsort(steps, kind="stable")
-    pairs = ends[:, order].T.tolist()
+    grid = pixel_grid(image)
+    pairs = grid.ends.T.tolist()
     count = image.shape[0] * image.shape[1]
     parent, sizes, inner = list(range(count)), [1] * count, [0.0] * count
 
@@ -25,7 +22,7 @@ def by_the_paper(image: np.ndarray, scale: float, min_size: int) -> np.ndarray:
             a = parent[a]
         return a
 
-    for (a, b), weight in zip(pairs, (steps[order] / 128).tolist(), strict=True):
+    for (a, b), weight in zip(pairs, grid.weights.tolist(), strict=True):
         a, b = root(a), root(b)
         if a != b and weight <= min(inner[a] + scale / sizes[a], inner[b] + scale / sizes[b]):
             parent[b], inner[a] = a, weight
@@ -47,15 +44,25 @@ def same_segments(a: np.ndarray, b: np.ndarray) -> bool:
 def test_segments_are_the_paper_s(scale, min_size):
     noisy = picture(40, 50, seed=1) + np.random.default_rng(0).normal(0, 8, (40, 50, 3))
     image = np.clip(noisy, 0, 255).astype(np.float32)
-    found = segment(image, scale, min_size)
+    found = segment(pixel_grid(image), scale, min_size)
     assert same_segments(found, by_the_paper(image, scale, min_size))
     assert 1 < found.max() + 1 < 1500
+
+
+def test_the_grid_joins_eight_neighbours_the_likest_first():
+    image = np.zeros((2, 3, 1), np.float32)
+    grid = pixel_grid(image)
+    assert grid.shape == (2, 3)
+    pairs = {tuple(sorted(pair)) for pair in grid.ends.T.tolist()}
+    assert pairs == {(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5), (0, 4), (1, 5), (1, 3), (2, 4)}
+    slope = pixel_grid(np.tile(np.array([0, 1, 9, 50], np.float32)[:, None], (4, 1, 1)))
+    assert (np.diff(slope.weights) >= 0).all()
 
 
 def test_flat_areas_are_one_segment_each():
     image = np.zeros((30, 40, 3), np.float32)
     image[5:20, 10:30] = 200
-    found = segment(image, 50, 10)
+    found = segment(pixel_grid(image), 50, 10)
     assert found[0, 0] == found[29, 39] != found[12, 20]
 
 
