@@ -59,9 +59,11 @@ def _rcnn(
     detections_per_image: int = 100,
     min_size: int = 800,
     max_size: int = 1333,
+    regions_per_image: int = 512,
     norm_eps: float = 1e-5,
 ) -> nn.Module:
-    """Faster R-CNN and Mask R-CNN."""
+    """Faster R-CNN and Mask R-CNN. The second stage learns from `regions_per_image` of the first one's proposals."""
+    require("regions_per_image", regions_per_image, 1)
     _check_selection(score_threshold, nms_threshold, detections_per_image)
     _check_sizes(min_size, max_size)
     model = _untrained(
@@ -70,6 +72,7 @@ def _rcnn(
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections_per_image,
+        box_batch_size_per_image=regions_per_image,
         min_size=min_size,
         max_size=max_size,
     )

@@ -43,7 +43,8 @@ def test_labels():
 
 def test_options_reach_torchvision():
     given = {"score_threshold": "0.3", "nms_threshold": "0.4", "detections_per_image": "7"}
-    rcnn = on_no_device("maskrcnn_resnet50_fpn", **given, min_size="200", max_size="300")
+    rcnn = on_no_device("maskrcnn_resnet50_fpn", **given, min_size="200", max_size="300", regions_per_image="32")
+    assert rcnn.roi_heads.fg_bg_sampler.batch_size_per_image == 32
     assert (rcnn.roi_heads.score_thresh, rcnn.roi_heads.nms_thresh, rcnn.roi_heads.detections_per_img) == (0.3, 0.4, 7)
     assert (rcnn.transform.min_size, rcnn.transform.max_size) == ((200,), 300)
     for name in ("fcos_resnet50_fpn", "retinanet_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"):
