@@ -30,7 +30,7 @@ SMALL: dict[str, Small] = {
     "localiser": Small(
         {"backbone": "resnet18", "objects": 2, "image_size": 64, "hidden": 32, "score_threshold": 0.001}
     ),
-    "cornernet": Small({"stacks": 2, "width": 8, "depth": 2, "blocks": 1, "image_size": 64, "score_threshold": 0.001}),
+    "cornernet": Small({"stacks": 2, "width": 16, "depth": 2, "blocks": 1, "image_size": 64, "score_threshold": 0.001}),
     "detr": Small(
         {
             "backbone": "resnet18",

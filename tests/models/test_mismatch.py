@@ -1,13 +1,16 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from models import build
+from models import build, find
 from models.errors import WeightsError
 from models.mismatch import explain
 from models.weights import Checkpoint, load, save
+from tests.models.small import SMALL
 
-SMALL = {"min_size": 64, "max_size": 96}
+DETECTORS = [name for name, small in SMALL.items() if find(name).task == "detection" and "map" not in small.options]
 
 
 def state(**shapes):
@@ -60,6 +63,16 @@ def test_a_head_for_other_classes_is_told_as_that(name):
     with pytest.raises(
         WeightsError, match=r"its head tells 6 classes apart, the model's 4; give the labels it was trained with: \d"
     ):
+        load(target, save(source, Checkpoint(name, {}, ("a",))), "x")
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_each_family_names_the_first_key_with_both_shapes(name):
+    source, target = (build(name, labels, SMALL[name].options) for labels in (6, 4))
+    own = target.state_dict()
+    first = next(key for key, tensor in source.state_dict().items() if tensor.shape != own[key].shape)
+    shapes = [re.escape(str(tuple(model.state_dict()[first].shape))) for model in (source, target)]
+    with pytest.raises(WeightsError, match=rf"shape: {first} {shapes[0]} in the file, {shapes[1]} in the model"):
         load(target, save(source, Checkpoint(name, {}, ("a",))), "x")
 
 

@@ -33,7 +33,7 @@ def _build(
     first 0.7. `suppression` is hard, linear or gaussian.
     """
     require("stacks", stacks, 1, 16)
-    require("width", width, 2, 1024)
+    require("width", width, 16, 1024)  # torch 2.14 on CPUs corrupts memory in 1x1 strided NHWC convolutions of < 8 inputs
     require("depth", depth, 1, 6)
     require("blocks", blocks, 1, 8)
     require("image_size", image_size, 32)

@@ -170,8 +170,8 @@ def test_all_stacks_are_taught():
 
 
 def test_another_width_is_told_by_the_first_key():
-    wide = build("cornernet", 3, {**SMALL, "width": 16})
-    with pytest.raises(WeightsError, match=r"backbone.stem.0.0.weight \(8, 3, 7, 7\) in the file, \(4, 3, 7, 7\)"):
+    wide = build("cornernet", 3, {**SMALL, "width": 24})
+    with pytest.raises(WeightsError, match=r"backbone.stem.0.0.weight \(12, 3, 7, 7\) in the file, \(8, 3, 7, 7\)"):
         load(build("cornernet", 3, SMALL), save(wide, Checkpoint("cornernet", {}, ("a",))), "x")
 
 
@@ -180,7 +180,7 @@ def test_targets_are_asked_for():
         build("cornernet", 2, SMALL).train()(sample_images((64, 64)))
 
 
-@pytest.mark.parametrize(("option", "value"), [("stacks", 0), ("width", 1), ("image_size", 8), ("corner_iou", 1.0)])
+@pytest.mark.parametrize(("option", "value"), [("stacks", 0), ("width", 15), ("image_size", 8), ("corner_iou", 1.0)])
 def test_limits(option, value):
     with pytest.raises(ModelError, match=f"option {option} is {value}"):
         build("cornernet", 2, {option: value})
