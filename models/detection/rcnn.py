@@ -87,7 +87,7 @@ class RCNN(nn.Module):
         """Fit the machines to one pass over images (3, H, W) in [0, 1] with their boxes and labels.
 
         Returns:
-            `hinge`: mean over the classes of that of the examples kept; `positives`, `negatives`: how many those were.
+            `hinge`: mean over the classes of that of the examples kept.
         """
         examples = [ClassExamples(self.rule) for _ in self.svm_biases]
         for number, (image, target) in enumerate(_singly(batches)):
@@ -109,11 +109,7 @@ class RCNN(nn.Module):
             found = each.regressor()
             if found is not None:
                 self.box_weights[i], self.box_biases[i] = found
-        return {
-            "hinge": sum(each.hinge() for each in examples) / len(examples),
-            "positives": float(sum(len(part) for each in examples for part in each.positives)),
-            "negatives": float(sum(len(part) for each in examples for part in each.negatives)),
-        }
+        return {"hinge": sum(each.hinge() for each in examples) / len(examples)}
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None

@@ -31,7 +31,7 @@ class FitsAtOnce(Protocol):
     """What a network whose spec says `fits_at_once` can do."""
 
     def fit_batches(self, batches: Iterable[tuple[Images, Targets]]) -> dict[str, float]:
-        """Learn from one pass over the batches, and give figures of how well that went."""
+        """Learn from one pass over the batches, and give the losses that are left, whose sum is `loss` in the tables."""
         ...
 
 

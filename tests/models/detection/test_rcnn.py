@@ -34,8 +34,8 @@ def fitted() -> tuple[RCNN, dict[str, float]]:
 
 def test_it_finds_what_it_was_fitted_to(fitted):
     model, figures = fitted
-    assert figures["positives"] == 8
-    assert figures["negatives"] > 0
+    assert figures.keys() == {"hinge"}
+    assert 0 < figures["hinge"] < 1  # what machines of weight 0 leave
     image, target = drawn(1)
     (found,) = model.eval()([image])
     for label, box in zip(target["labels"], target["boxes"], strict=True):
