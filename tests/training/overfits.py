@@ -42,6 +42,10 @@ WINDOWS: Mapping[str, object] = {
     "nms_threshold": 0.2,
     "scales": "1.6,1.36,1.15,0.98,0.83,0.7,0.6",
 }
+R50: Mapping[str, object] = {"min_size": 128, "max_size": 128}
+R50_REGIONS: Mapping[str, object] = {**R50, "regions_per_image": 64}
+MOBILE_REGIONS: Mapping[str, object] = {"min_size": 256, "max_size": 256, "regions_per_image": 64}
+FROM_NOTHING: Mapping[str, Any] = {"epochs": 60, "learning_rate": 1e-3, "batch_size": 4}
 NARROW_VGG: Mapping[str, object] = {"backbone": "vgg16_bn", "width": 16, "head_width": 64}
 MOBILE_ENCODER: Mapping[str, object] = {"encoder": "mobilenet_v2", "width": 64}
 BRISKLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 6e-3, "batch_size": 4}
@@ -91,6 +95,17 @@ OVERFITS: dict[str, Overfit] = {
         {**SLOWLY, "epochs": 60},
     ),
     "sliding_window": Overfit({**WINDOWS, "stride": 4, "features_stride": 8, "samples": 96}, {**SLOWLY, "epochs": 60}),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": Overfit(MOBILE_REGIONS, SLOWLY),
+    "fasterrcnn_mobilenet_v3_large_fpn": Overfit(MOBILE_REGIONS, SLOWLY),
+    "fasterrcnn_resnet50_fpn": Overfit(R50_REGIONS, FROM_NOTHING),
+    "fasterrcnn_resnet50_fpn_v2": Overfit(R50_REGIONS, FROM_NOTHING),
+    "fcos_resnet50_fpn": Overfit(R50, FROM_NOTHING),
+    "maskrcnn_resnet50_fpn": Overfit(R50_REGIONS, FROM_NOTHING),
+    "maskrcnn_resnet50_fpn_v2": Overfit(R50_REGIONS, FROM_NOTHING),
+    "retinanet_resnet50_fpn": Overfit(R50, FROM_NOTHING),
+    "retinanet_resnet50_fpn_v2": Overfit(R50, FROM_NOTHING),
+    "ssd300_vgg16": Overfit({}, {"epochs": 40, "learning_rate": 2e-4, "batch_size": 2}),
+    "ssdlite320_mobilenet_v3_large": Overfit({}, {**SLOWLY, "epochs": 100}),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "light_head_rcnn": Overfit(
