@@ -33,7 +33,8 @@ def _build(
     first 0.7. `suppression` is hard, linear or gaussian.
     """
     require("stacks", stacks, 1, 16)
-    require("width", width, 16, 1024)  # torch 2.14 on CPUs corrupts memory in 1x1 strided NHWC convolutions of < 8 inputs
+    # Below 8 inputs, half the width, torch 2.14 corrupts memory in the strided 1x1 NHWC convolutions on CPUs.
+    require("width", width, 16, 1024)
     require("depth", depth, 1, 6)
     require("blocks", blocks, 1, 8)
     require("image_size", image_size, 32)
