@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,12 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.errors import ConfigError, ImageError
+from pipeline.frames import to_stored_frame, turned_shape
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most who decode do without
     from pipeline.upload import Uploaded
 
 Image.MAX_IMAGE_PIXELS = None  # the policy's cap stands in for it: checked on the header, before any pixel is made
-
-Pixel = TypeVar("Pixel", bound=np.generic)
 
 EXIF_ORIENTATION = 0x0112
 Image.init()
@@ -84,7 +84,7 @@ class Decoded:
     @property
     def upright(self) -> tuple[int, int]:
         """Height and width of the image at its full scale, upright."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+        return turned_shape(self)
 
     @property
     def held(self) -> int:
@@ -94,6 +94,46 @@ class Decoded:
     def decoded(self) -> Decoded:
         """Itself."""
         return self
+
+    def opened(self) -> Decoded:
+        """Itself."""
+        return self
+
+    def crop(self, top: int, left: int, bottom: int, right: int) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) RGB of a window of the upright image, a view."""
+        return self.pixels[top:bottom, left:right]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image as its decoder gave it, made upright RGB window by window: a copy of it all would double its memory."""
+
+    stored: Image.Image | npt.NDArray[np.uint8]
+    """Pillow's, or (height, width, 3) RGB."""
+    orientation: int
+    """EXIF orientation of the stored image, 1 to 8."""
+    height: int
+    """Of the stored image."""
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        return turned_shape(self)
+
+    def crop(self, top: int, left: int, bottom: int, right: int) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) RGB of a window of the upright image.
+
+        Raises:
+            ImageError: its pixels are no 8-bit colours.
+        """
+        window = to_stored_frame(np.array([[left, top, right, bottom]], dtype=np.float64), self)[0]
+        x1, y1, x2, y2 = window.astype(int).tolist()
+        if isinstance(self.stored, np.ndarray):
+            part = self.stored[y1:y2, x1:x2]
+        else:
+            part = np.asarray(_rgb(self.stored.crop((x1, y1, x2, y2))))
+        return np.ascontiguousarray(UPRIGHT[self.orientation](part))
 
 
 @dataclass(frozen=True)
@@ -111,7 +151,7 @@ class Postponed:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width, upright."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+        return turned_shape(self)
 
     @property
     def held(self) -> int:
@@ -125,6 +165,14 @@ class Postponed:
             ImageError: it is damaged.
         """
         return decode(self.data, self.policy)
+
+    def opened(self) -> Opened:
+        """Decode it, to be looked at window by window.
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        return opened(self.data, self.policy)
 
 
 def probe(data: bytes) -> tuple[int, int]:
@@ -147,18 +195,40 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
     """
     image = _open_capped(data, policy)
     width, height = image.size
-    try:
+    with _damage_told(image):
         orientation = _orientation(image, policy)
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
         if pixels is None:
             pixels = np.asarray(_rgb(image))
-        pixels = np.ascontiguousarray(UPRIGHT[orientation](pixels))
+        return Decoded(np.ascontiguousarray(UPRIGHT[orientation](pixels)), orientation, height, width)
+
+
+def opened(data: bytes, policy: DecodePolicy) -> Opened:
+    """Decode one image (its first frame) at full scale, without a copy of its pixels.
+
+    Raises:
+        ImageError: see `decode`.
+    """
+    image = _open_capped(data, policy)
+    with _damage_told(image):
+        orientation = _orientation(image, policy)
+        pixels = _plain_jpeg(image, data)
+        if pixels is None:
+            image.load()
+        return Opened(image if pixels is None else pixels, orientation, image.height, image.width)
+
+
+@contextmanager
+def _damage_told(image: Image.Image) -> Iterator[None]:
+    """Whatever a decoder raises as an ImageError."""
+    width, height = image.size
+    try:
+        yield
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
         raise ImageError(f"{image.format or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
-    return Decoded(pixels, orientation, height, width)
 
 
 def _least(enough: Enough, height: int, width: int, orientation: int) -> tuple[int, int]:
@@ -176,11 +246,8 @@ def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
         ImageError: it is empty, no image, or larger than the policy's cap.
     """
     image = _open_capped(data, policy)
-    try:
-        orientation = _orientation(image, policy)
-    except Exception as error:  # noqa: BLE001 - as in decode
-        raise ImageError(f"the header of this {image.format or 'image'} is damaged ({error})") from None
-    return Postponed(data, policy, orientation, image.height, image.width)
+    with _damage_told(image):
+        return Postponed(data, policy, _orientation(image, policy), image.height, image.width)
 
 
 def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
@@ -234,43 +301,3 @@ def _rgb(image: Image.Image) -> Image.Image:
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def to_stored_frame(boxes_xyxy: npt.NDArray[np.float64], decoded: Decoded) -> npt.NDArray[np.float64]:
-    """Carry boxes from the upright image back into the stored image's frame.
-
-    Args:
-        boxes_xyxy: (N, 4) left, top, right, bottom in pixels of the upright image.
-
-    Returns:
-        (N, 4) of the stored image.
-    """
-    if decoded.orientation == 1:
-        return boxes_xyxy
-    x1, y1, x2, y2 = boxes_xyxy.T
-    width, height = decoded.width, decoded.height
-    columns = {
-        2: (width - x2, y1, width - x1, y2),
-        3: (width - x2, height - y2, width - x1, height - y1),
-        4: (x1, height - y2, x2, height - y1),
-        5: (y1, x1, y2, x2),
-        6: (y1, height - x2, y2, height - x1),
-        7: (width - y2, height - x2, width - y1, height - x1),
-        8: (width - y2, x1, width - y1, x2),
-    }[decoded.orientation]
-    return np.stack(columns, axis=1)
-
-
-def mask_to_stored_frame(mask_hw: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:
-    """Carry a mask or map of the upright image (H, W) back into the stored image's frame."""
-    turns: dict[int, Callable[[npt.NDArray[Pixel]], npt.NDArray[Pixel]]] = {
-        1: lambda m: m,
-        2: np.fliplr,
-        3: lambda m: np.rot90(m, 2),
-        4: np.flipud,
-        5: np.transpose,
-        6: lambda m: np.rot90(m, 1),
-        7: lambda m: np.rot90(m, 2).T,
-        8: lambda m: np.rot90(m, -1),
-    }
-    return np.ascontiguousarray(turns[orientation](mask_hw))

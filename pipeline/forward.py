@@ -6,18 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.spec import InputRule, Task
-from pipeline.decode import Decoded, Postponed
+from pipeline.decode import Decoded, Opened, Postponed
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
 from pipeline.postprocess import Decision, decide
 from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
-from pipeline.tiles import Crop, Grid, Tile, blend
+from pipeline.tiles import Grid, Tile, blend
 from pipeline.upload import Uploaded, as_tensor, brought_back
 
 Output = Mapping[str, Tensor] | Decision | ImageRows
@@ -60,7 +62,7 @@ class Forward:
         whole = [i for i, image in enumerate(images) if not self._is_large(image)]
         at_once = self._whole([images[i].decoded() for i in whole]) if whole else []
         found = dict(zip(whole, at_once, strict=True))
-        return [found[i] if i in found else self._in_tiles(image.decoded()) for i, image in enumerate(images)]
+        return [found[i] if i in found else self._in_tiles(image.opened()) for i, image in enumerate(images)]
 
     def rows(self, images: Sequence[Decoded | Postponed], outputs: Sequence[Output]) -> list[ImageRows]:
         """What is left to do without the device, for what `outputs` gave.
@@ -90,7 +92,7 @@ class Forward:
             return [decide(each, self.inference.wanted.thresholds) for each in self.segmenter(tensors)]
         return list(brought_back(self._outputs(tensors)))
 
-    def _in_tiles(self, image: Decoded) -> ImageRows:
+    def _in_tiles(self, image: Decoded | Opened) -> ImageRows:
         grid = Grid(*image.shape, self.inference.tile, self.inference.overlap)
         if self.task != "semantic":
             return merge(grid, list(self._tile_rows(grid, image)), image)
@@ -104,14 +106,14 @@ class Forward:
     def _tiles_at_once(self) -> int:
         return 1 if self.device.type == "cpu" else self.batch_size
 
-    def _tile_maps(self, grid: Grid, image: Decoded) -> Iterator[Tensor]:
+    def _tile_maps(self, grid: Grid, image: Decoded | Opened) -> Iterator[Tensor]:
         for tiles in grid.batches(self._tiles_at_once):
-            yield from self.segmenter([self._tensor(tile.crop(image.pixels)) for tile in tiles])
+            yield from self.segmenter([self._tensor(tile.crop(image)) for tile in tiles])
 
-    def _tile_rows(self, grid: Grid, image: Decoded) -> Iterator[tuple[Tile, ImageRows]]:
+    def _tile_rows(self, grid: Grid, image: Decoded | Opened) -> Iterator[tuple[Tile, ImageRows]]:
         """Rows in each tile's own frame, as if it were an image of its own."""
         for tiles in grid.batches(self._tiles_at_once):
-            crops = [tile.crop(image.pixels) for tile in tiles]
+            crops = [tile.crop(image) for tile in tiles]
             outputs = self._outputs([self._tensor(crop) for crop in crops])
             for tile, crop, output in zip(tiles, crops, outputs, strict=True):
                 yield tile, from_detection(output, Decoded(crop, 1, *tile.shape), self.score_threshold)
@@ -143,7 +145,7 @@ class Forward:
         dtype = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
-    def _tensor(self, pixels: Crop | Uploaded) -> Tensor:
+    def _tensor(self, pixels: npt.NDArray[np.uint8] | Uploaded) -> Tensor:
         """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""
         there = pixels.ready() if isinstance(pixels, Uploaded) else as_tensor(pixels).to(self.device)
         return there.permute(2, 0, 1).float().div_(255)

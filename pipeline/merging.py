@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.decode import Decoded, mask_to_stored_frame, to_stored_frame
+from pipeline.frames import Stored, mask_to_stored_frame, to_stored_frame
 from pipeline.rows import ImageRows, turned
 from pipeline.spans import moved
 from pipeline.tiles import Grid, Tile
@@ -22,7 +22,7 @@ Boxes = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
-def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Decoded) -> ImageRows:
+def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Stored) -> ImageRows:
     """The rows of an image, best first, in the stored image's frame.
 
     Args:
@@ -51,7 +51,7 @@ def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Decoded) -
 
 
 def turned_block(
-    window: Tile, classes_hw: npt.NDArray[np.integer], probability_hw: npt.NDArray[np.float32], image: Decoded
+    window: Tile, classes_hw: npt.NDArray[np.integer], probability_hw: npt.NDArray[np.float32], image: Stored
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.float32], int, int]:
     """A block of an upright class map in the stored image's frame, and its top and left there."""
     corners = np.array([[window.left, window.top, window.right, window.bottom]], dtype=np.float64)

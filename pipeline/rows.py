@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pipeline import masks, tables
 from pipeline.categories import LabelMap
-from pipeline.decode import Decoded, mask_to_stored_frame, to_stored_frame
+from pipeline.decode import Decoded
 from pipeline.fetch import Failure
+from pipeline.frames import mask_to_stored_frame, to_stored_frame
 from pipeline.masks import Rle
 from pipeline.postprocess import Decision, PostProcessing, regions
 from pipeline.spans import Canvas, to_rle

@@ -2,7 +2,7 @@
 
 Tiles overlap. In an overlap a semantic model's probabilities fade from one tile to the next, so that no seam shows; of
 a detector's boxes the duplicates are dropped. An object larger than the overlap may be seen whole by no tile. Nothing of
-the whole image's size is held but its pixels: probabilities of a row's overlap, and rows.
+the whole image's size is held but its pixels, as they were decoded: probabilities of a row's overlap, and rows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from pipeline.decode import Decoded, Opened
+
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
 STRIDE = 32
 """Tiles begin at multiples of it (the largest stride of usual networks), so that pixels fall on the network's grid as
 they do in the whole image."""
-
-Crop = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Tile:
         """Height and width."""
         return self.bottom - self.top, self.right - self.left
 
-    def crop(self, pixels_hwc: Crop) -> Crop:
-        """Its pixels, a view."""
-        return pixels_hwc[self.top : self.bottom, self.left : self.right]
+    def crop(self, image: Decoded | Opened) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) RGB, its pixels of the upright image."""
+        return image.crop(self.top, self.left, self.bottom, self.right)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from pipeline import runs, storage, tables
 from pipeline.datasets import IngestConfig, ingest
@@ -43,13 +44,16 @@ def predict_here(warehouse: str, model: str) -> None:
     print(json.dumps({"peak_mb": peak, "seconds": report.seconds, "predictions": report.predictions}))
 
 
-@pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(params=["jpg", "png"])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """One image, the same smooth picture again and again."""
-    folder = tmp_path_factory.mktemp("big")
+    folder = tmp_path
     (folder / "images").mkdir()
     pixels = np.tile(picture(1000, 1000), (HEIGHT // 1000, WIDTH // 1000, 1))
-    (folder / "images" / "big.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=90))
+    if request.param == "jpg":
+        (folder / "images" / "big.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=90))
+    else:
+        Image.fromarray(pixels).save(folder / "images" / "big.png", compress_level=1)
     with open_executor() as executor:
         ingest(IngestConfig("big", images=str(folder / "images"), warehouse=str(folder / "warehouse")), executor)
     return str(folder / "warehouse")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.decode import Decoded, DecodePolicy, decode, mask_to_stored_frame, probe, to_stored_frame
+from pipeline.decode import Decoded, DecodePolicy, Opened, decode, opened, probe
 from pipeline.errors import ConfigError, ImageError
+from pipeline.frames import mask_to_stored_frame, to_stored_frame
 from tests import images
 
 POLICY = DecodePolicy()
@@ -78,6 +79,33 @@ def test_exif_turns_the_image_and_boxes_come_back(orientation: int) -> None:
     box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float64)
     assert to_stored_frame(box, found).tolist() == [[20, 5, 50, 15]]
     assert np.array_equal(mask_to_stored_frame(found.pixels[:, :, 0] > 128, found.orientation), stored[:, :, 0] > 128)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(images.rotated_jpeg(images.picture(), orientation) for orientation in range(2, 9)),
+        images.encode(images.picture(), "PNG"),
+        images.encode(images.picture(), "TIFF"),
+        images.sixteen_bit_png(),
+        images.palette_png_with_alpha(),
+    ],
+    ids=[*(f"turned{i}" for i in range(2, 9)), "png", "tiff", "sixteen", "palette"],
+)
+def test_windows_are_those_of_the_whole(data: bytes) -> None:
+    whole, found = decode(data, POLICY), opened(data, POLICY)
+    assert isinstance(found, Opened)
+    assert (found.shape, found.orientation) == (whole.shape, whole.orientation)
+    for window in ((0, 0, *whole.shape), (3, 5, 20, 41), (10, 40, 48, 48)):
+        assert np.array_equal(found.crop(*window), whole.crop(*window))
+
+
+def test_windows_of_what_is_damaged_or_without_colours() -> None:
+    with pytest.raises(ImageError, match="PNG of 64x48 is damaged or truncated"):
+        opened(images.encode(images.picture(), "PNG")[:2000], POLICY)
+    floats = opened(images.encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), POLICY)
+    with pytest.raises(ImageError, match="32-bit floats"):
+        floats.crop(0, 0, 2, 2)
 
 
 def test_exif_can_be_left_alone() -> None:

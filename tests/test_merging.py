@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import masks
-from pipeline.decode import Decoded, mask_to_stored_frame
+from pipeline.decode import Decoded
+from pipeline.frames import mask_to_stored_frame
 from pipeline.merging import merge
 from pipeline.rows import ImageRows
 from pipeline.tiles import Grid

@@ -9,8 +9,9 @@ import torch
 
 from pipeline import masks
 from pipeline.categories import LabelMap
-from pipeline.decode import Decoded, mask_to_stored_frame
+from pipeline.decode import Decoded
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.frames import mask_to_stored_frame
 from pipeline.panoptic import rebuild, stuff_labels
 from pipeline.rows import from_panoptic, predictions_table
 

@@ -6,7 +6,8 @@ import torch
 from scipy import ndimage
 
 from pipeline import masks
-from pipeline.decode import Decoded, mask_to_stored_frame
+from pipeline.decode import Decoded
+from pipeline.frames import mask_to_stored_frame
 from pipeline.postprocess import PostProcessing, decide
 from pipeline.rows import ImageRows, from_semantic
 

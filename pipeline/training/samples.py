@@ -17,8 +17,9 @@ from models.losses.border import border_weights
 from models.losses.segmentation import VOID
 from models.spec import InputRule, Task
 from pipeline import masks
-from pipeline.decode import Decoded, Pixel, mask_to_stored_frame, to_stored_frame
+from pipeline.decode import Decoded
 from pipeline.errors import DatasetError
+from pipeline.frames import Pixel, mask_to_stored_frame, to_stored_frame
 from pipeline.masks import Rle
 
 Row = Mapping[str, Any]

@@ -49,7 +49,7 @@ FROM_NOTHING: Mapping[str, Any] = {"epochs": 60, "learning_rate": 1e-3, "batch_s
 NARROW_VGG: Mapping[str, object] = {"backbone": "vgg16_bn", "width": 16, "head_width": 64}
 MOBILE_ENCODER: Mapping[str, object] = {"encoder": "mobilenet_v2", "width": 64}
 BRISKLY: Mapping[str, Any] = {"epochs": 80, "learning_rate": 6e-3, "batch_size": 4}
-OF_128_PIXELS: Mapping[str, Any] = {**BRISKLY, "image_size": (128, 128)}
+OF_128_PIXELS: Mapping[str, object] = {"aux_loss": False, "min_size": 128}
 
 OVERFITS: dict[str, Overfit] = {
     "cornernet": Overfit(
@@ -119,16 +119,18 @@ OVERFITS: dict[str, Overfit] = {
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
     ),
     "deconvnet": Overfit({**NARROW_VGG, "stages": 2}, {**BRISKLY, "learning_rate": 1e-2}),
-    "deeplabv3_mobilenet_v3_large": Overfit({"aux_loss": False}, OF_128_PIXELS),
+    "deeplabv3_mobilenet_v3_large": Overfit(OF_128_PIXELS, BRISKLY),
+    "deeplabv3_resnet50": Overfit(OF_128_PIXELS, {**BRISKLY, "epochs": 40, "learning_rate": 2e-3}),
     "deeplabv3plus": Overfit(MOBILE_ENCODER, BRISKLY),
     "dilatednet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn"}, BRISKLY),
+    "fcn_resnet50": Overfit(OF_128_PIXELS, {**BRISKLY, "epochs": 40, "learning_rate": 2e-3}),
     "fcn16s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 120}),
     "fcn32s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 150, "image_size": (256, 256)}),
     "fcn8s": Overfit(NARROW_VGG, {**BRISKLY, "epochs": 60}),
     "fpn": Overfit(MOBILE_ENCODER, {**BRISKLY, "epochs": 60}),
     "frrn_a": Overfit({"width": 8, "residual": 8}, {**BRISKLY, "epochs": 30, "learning_rate": 1e-2}),
     "gcn": Overfit({"backbone": "resnet18"}, {**BRISKLY, "epochs": 50}),
-    "lraspp_mobilenet_v3_large": Overfit({}, OF_128_PIXELS),
+    "lraspp_mobilenet_v3_large": Overfit({"min_size": 128}, BRISKLY),
     "parsenet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn", "head_width": 128}, {**BRISKLY, "epochs": 120}),
     "patch_classifier": Overfit({"stages": 2, "width": 16, "hidden": 64}, BRISKLY),
     "pspnet": Overfit(MOBILE_ENCODER, BRISKLY),

@@ -1,0 +1,72 @@
+"""The stored image's frame, which rows are given in, and the upright one, which networks see: EXIF lies between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+
+class Stored(Protocol):
+    """How an image is stored."""
+
+    @property
+    def orientation(self) -> int:
+        """EXIF orientation, 1 to 8."""
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+
+
+def turned_shape(image: Stored) -> tuple[int, int]:
+    """Height and width of the upright image."""
+    return (image.width, image.height) if image.orientation >= 5 else (image.height, image.width)
+
+
+def to_stored_frame(boxes_xyxy: npt.NDArray[np.float64], image: Stored) -> npt.NDArray[np.float64]:
+    """Carry boxes from the upright image back into the stored image's frame.
+
+    Args:
+        boxes_xyxy: (N, 4) left, top, right, bottom in pixels of the upright image.
+
+    Returns:
+        (N, 4) of the stored image.
+    """
+    if image.orientation == 1:
+        return boxes_xyxy
+    x1, y1, x2, y2 = boxes_xyxy.T
+    width, height = image.width, image.height
+    columns = {
+        2: (width - x2, y1, width - x1, y2),
+        3: (width - x2, height - y2, width - x1, height - y1),
+        4: (x1, height - y2, x2, height - y1),
+        5: (y1, x1, y2, x2),
+        6: (y1, height - x2, y2, height - x1),
+        7: (width - y2, height - x2, width - y1, height - x1),
+        8: (width - y2, x1, width - y1, x2),
+    }[image.orientation]
+    return np.stack(columns, axis=1)
+
+
+def mask_to_stored_frame(mask_hw: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:
+    """Carry a mask or map of the upright image (H, W) back into the stored image's frame."""
+    turns: dict[int, Callable[[npt.NDArray[Pixel]], npt.NDArray[Pixel]]] = {
+        1: lambda m: m,
+        2: np.fliplr,
+        3: lambda m: np.rot90(m, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda m: np.rot90(m, 1),
+        7: lambda m: np.rot90(m, 2).T,
+        8: lambda m: np.rot90(m, -1),
+    }
+    return np.ascontiguousarray(turns[orientation](mask_hw))
