@@ -36,6 +36,10 @@ class InputRule:
     scale: float = 1.0
     """Factor on the size that all this gives: to look at an image at several scales."""
 
+    def stretched(self, size: tuple[int, int] | None) -> InputRule:
+        """The rule with all images stretched to `size`, (height, width); itself where that is None."""
+        return self if size is None else replace(self, fixed=size)
+
     def __str__(self) -> str:
         """As 300x300, 800..1333 (shorter and longer side), any; then what both sides are padded to a multiple of."""
         if self.fixed is not None:

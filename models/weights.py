@@ -42,6 +42,8 @@ class Checkpoint:
     """Options that the network was built with."""
     labels: tuple[str, ...]
     """labels[i] names the network's label i."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are stretched to; None = as the model's input rule has it."""
 
     def __post_init__(self) -> None:
         if not self.model or not self.labels or not all(isinstance(label, str) for label in self.labels):
@@ -114,7 +116,8 @@ def read_checkpoint(data: bytes) -> Checkpoint | None:
         if note is None:
             return None
         found = json.loads(note)
-        return Checkpoint(found["model"], dict(found["options"]), tuple(found["labels"]))
+        size = found.get("image_size") and (int(found["image_size"][0]), int(found["image_size"][1]))
+        return Checkpoint(found["model"], dict(found["options"]), tuple(found["labels"]), size)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"the checkpoint's header is damaged: {error!r}; expected model, options, labels") from error
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from torch import nn
 
 import models
-from models.spec import BACKGROUND, ModelSpec, Published
+from models.spec import BACKGROUND, InputRule, ModelSpec, Published
 from models.weights import Checkpoint, load, read_checkpoint, verify
 from pipeline import storage
 from pipeline.errors import (
@@ -100,15 +100,22 @@ class Network:
     sha256: str
     labels: tuple[str, ...]
     score_threshold: float | None
+    image_size: tuple[int, int] | None = None
+    """Height and width that its checkpoint wants images stretched to; None = as the model's input rule has it."""
 
     @property
     def spec(self) -> ModelSpec:
         """The zoo's row."""
         return models.find(self.model)
 
+    def input_rule(self, model: nn.Module) -> InputRule:
+        """What becomes of images before `model`, the loaded network."""
+        return self.spec.input_rule(model).stretched(self.image_size)
+
     def identity(self) -> dict[str, Any]:
         """What of it can change a row, for the fingerprint."""
         texts = set(self.spec.text_options)
+        stretched = {} if self.image_size is None else {"image_size": list(self.image_size)}
         return {
             "model": self.model,
             "task": self.spec.task,
@@ -116,6 +123,7 @@ class Network:
             "weights_sha256": self.sha256,
             "labels": list(self.labels),
             "score_threshold": self.score_threshold,
+            **stretched,
         }
 
 
@@ -148,7 +156,8 @@ def resolve(config: NetworkConfig) -> Network:
     options = {**own, **read_options(spec, config.options)}
     labels = _labels(spec, config.labels, checkpoint)
     pairs = tuple(sorted((k, str(v)) for k, v in options.items()))
-    network = Network(name, pairs, uri, digest, labels, config.score_threshold)
+    size = checkpoint.image_size if checkpoint else None
+    network = Network(name, pairs, uri, digest, labels, config.score_threshold, size)
     _load(network, data)
     return network
 

@@ -132,7 +132,7 @@ class Predictor:
         model = load_network(network)
         fold_batch_norms(model)
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        rule = network.spec.input_rule(model)
+        rule = network.input_rule(model)
         if self.stage.compiled:
             compile_network(model, rule)
         return model, rule

@@ -77,7 +77,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     border_sigma: float = 5.0
     """Pixels over which that weight falls off."""
     image_size: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
-    """Semantic models: height and width that images are stretched to; None = as the model's input rule has it."""
+    """Semantic models: height and width that images are stretched to, to learn and then to predict; None = as the
+    model's input rule has it."""
     checkpoint_every: int = 0
     """Steps from one checkpoint to the next; 0 = at the end of each epoch."""
     keep: int = 2

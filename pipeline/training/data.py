@@ -66,7 +66,7 @@ class TrainingData:
         self.job = job
         self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
-        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.image_size, job.config.border, job.stuff)
+        self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.border, job.stuff)
         self.augment = Augmenter(job.config, job.spec.task, job.config.seed, job.config.epochs)
         self.threads = max(1, int(job.config.executor.cpus_per_worker))
         self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))

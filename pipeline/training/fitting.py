@@ -49,7 +49,7 @@ def fit_at_once(job: TrainJob, worker: Worker) -> Trained:
     device = open_device(worker.device)
     network, initialised = build_network(job)
     network = network.to(device).train()
-    data = TrainingData(job, job.spec.input_rule(network))
+    data = TrainingData(job, job.input_rule(network))
     begun = time.perf_counter()
     watched = _Batches(job, worker, data)
     found = cast(FitsAtOnce, network).fit_batches(watched)

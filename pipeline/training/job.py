@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import nn
 
 import models
 from models.options import Value, coerce
-from models.spec import BACKGROUND, ModelSpec
+from models.spec import BACKGROUND, InputRule, ModelSpec
 from pipeline import storage
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
@@ -76,6 +77,10 @@ class TrainJob:
     def spec(self) -> ModelSpec:
         """The zoo's row."""
         return models.find(self.config.model)
+
+    def input_rule(self, network: nn.Module) -> InputRule:
+        """What becomes of images before the network."""
+        return self.spec.input_rule(network).stretched(self.config.image_size)
 
     @property
     def stuff(self) -> frozenset[int]:

@@ -82,9 +82,8 @@ class Loop:
         self.job, self.worker = job, worker
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
-        if job.config.image_size is None:
-            trial = Trial(self.stepper.network, job.spec.task, self.stepper.rule, self.stepper.device)
-            check_smallest(trial, self.data.images, job.config.model)
+        trial = Trial(self.stepper.network, job.spec.task, self.stepper.rule, self.stepper.device)
+        check_smallest(trial, self.data.images, job.config.model)
         told = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (

@@ -57,7 +57,7 @@ def samples(job: TrainJob, count: int) -> Sequence[Sample]:
         DatasetError: none of the images can be read.
     """
     with torch.random.fork_rng([]):
-        rule = job.spec.input_rule(models.build(job.config.model, len(job.labels), job.options))
+        rule = job.input_rule(models.build(job.config.model, len(job.labels), job.options))
     data = TrainingData(job, rule)
     found: list[Sample] = []
     for epoch in range(-(-count // job.images)):

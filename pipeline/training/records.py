@@ -101,7 +101,7 @@ def claim(job: TrainJob) -> dict[str, Any] | None:
 
 def identity(job: TrainJob) -> Checkpoint:
     """What a checkpoint of the run says of itself."""
-    return Checkpoint(job.config.model, job.options, job.labels)
+    return Checkpoint(job.config.model, job.options, job.labels, job.config.image_size)
 
 
 def publish(job: TrainJob, weights: bytes, steps: pa.Table) -> None:

@@ -53,8 +53,6 @@ class SampleMaker:
     """Category id -> label of the model."""
     rule: InputRule
     """Of the model; semantic samples are resized by it."""
-    image_size: tuple[int, int] | None = None
-    """Height and width that semantic samples are stretched to instead."""
     border: tuple[float, float] | None = None
     """w_0 and sigma of U-Net's border weights for semantic samples; None = without them."""
     stuff: frozenset[int] = frozenset()
@@ -88,7 +86,7 @@ class SampleMaker:
         )
 
     def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
-        size = self.image_size or self.rule.resized(*image.shape[-2:])
+        size = self.rule.resized(*image.shape[-2:])
         target = {"map": _resized(torch.from_numpy(class_map(decoded, rows, self.labels)), size)}
         if self.border is not None:
             objects = _resized(torch.from_numpy(instance_map(decoded, rows)), size)

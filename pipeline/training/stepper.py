@@ -71,7 +71,7 @@ class Stepper:
         network, self.initialised = build_network(job)
         self.network = laid_out(network, job.config.channels_last).to(self.device).train()
         self.transfer = Transfer(self.network, job.config, self.initialised)
-        self.rule = job.spec.input_rule(self.network)
+        self.rule = job.input_rule(self.network)
         vary_input(self.network, job.config, job.spec.task)
         self.criterion = objectives.criterion(job.config, job.labels)
         self.parallel: DistributedDataParallel | None = None

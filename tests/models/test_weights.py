@@ -15,7 +15,8 @@ from models.errors import WeightsError
 from models.weights import Checkpoint, load, read_checkpoint, save, verify
 from tests.models.samples import CLASSES, TINY_CFG
 
-NOTE = Checkpoint("unet", {"depth": 2, "width": 4, "share": 0.5, "deep": True}, ("__background__", "Käse", "x"))
+OPTIONS = {"depth": 2, "width": 4, "share": 0.5, "deep": True}
+NOTE = Checkpoint("unet", OPTIONS, ("__background__", "Käse", "x"), (24, 40))
 
 
 def unet(seed=0, classes=3, **options):

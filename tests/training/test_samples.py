@@ -90,8 +90,8 @@ def test_semantic_samples_are_resized_by_the_models_rule() -> None:
     assert sample.target["map"].tolist() == [[1] * 5 + [0] * 5] * 5
 
 
-def test_image_size_goes_before_the_rule() -> None:
-    sample = SampleMaker("semantic", LABELS, InputRule(min_size=5), (8, 8))(plain(), [], 1)
+def test_images_are_stretched_where_the_rule_has_a_size() -> None:
+    sample = SampleMaker("semantic", LABELS, InputRule(min_size=5).stretched((8, 8)))(plain(), [], 1)
     assert sample.image.shape[1:] == sample.target["map"].shape == (8, 8)
 
 

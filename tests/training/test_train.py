@@ -85,6 +85,16 @@ def test_options_stay_what_they_were(config: Make, warehouse: str) -> None:
     assert checkpoint.options == {"width": 8, "min_size": 64}
 
 
+def test_images_are_predicted_at_the_size_that_was_learnt_from(config: Make) -> None:
+    report = train(config(**SEMANTIC, image_size=(24, 40)))
+    network = resolve(NetworkConfig(weights=report.checkpoint))
+    assert network.input_rule(load_network(network)).shape(64, 64) == (24, 40)
+    assert network.identity()["image_size"] == [24, 40]
+    plain = resolve(NetworkConfig(weights=train(config(**SEMANTIC, run="plain")).checkpoint))
+    assert plain.input_rule(load_network(plain)).shape(64, 64) == (64, 64)
+    assert "image_size" not in plain.identity()
+
+
 @pytest.mark.s3
 def test_a_warehouse_in_a_bucket_takes_a_checkpoint(config: Make, drawn: Path, s3: Bucket) -> None:
     for entry in storage.walk(str(drawn / "warehouse")):
