@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.backbones import MEAN, STD
 from models.hourglass import STRIDE, Bottleneck, Hourglass, convolution
 from models.options import require
+from models.segmentation.borders import pad_to_multiple
 from models.spec import InputRule, ModelSpec
 
 
@@ -37,8 +38,7 @@ class StackedHourglass(nn.Module):
         In training also those of the stacks before the last, under "stack0", "stack1", ...
         """
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
-        found = self._stacks(self.stem(padded))
+        found = self._stacks(self.stem(pad_to_multiple(images, self.multiple)))
         wanted = found if self.training else found[-1:]
         names = [f"stack{i}" for i in range(len(wanted) - 1)] + ["out"]
         return {name: _enlarged(logits, height, width) for name, logits in zip(names, wanted, strict=True)}

@@ -72,6 +72,12 @@ def test_every_trainable_detector_is_overfitted() -> None:
     assert learning - OVERFITS.keys() == {"darknet"}  # which is whatever its .cfg says
 
 
+def test_no_segmenter_is_left_out() -> None:
+    known = {name for name, spec in MODELS.items() if spec.task == "semantic" and spec.trainable}
+    deeper = {"fcn_resnet101", "deeplabv3_resnet101"}  # of the code of those with 50 layers
+    assert known - set(OVERFITS) == deeper
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", list(OVERFITS))
