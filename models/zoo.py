@@ -9,11 +9,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from models import segmentation, torchvision_zoo
+from models import torchvision_zoo
 from models.darknet import zoo as darknet
 from models.detection import zoo as detection
 from models.errors import ModelError
 from models.options import Value, coerce, nearest
+from models.segmentation import zoo as segmentation
 from models.spec import InputRule, ModelSpec
 
 VOC_LABELS = 21
