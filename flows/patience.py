@@ -17,6 +17,7 @@ from pipeline.errors import (
     ModelError,
     QueryError,
     RunError,
+    TrainingError,
 )
 
 T = TypeVar("T", bound=Task[Any, Any])
@@ -27,6 +28,7 @@ HOPELESS = (
     DatasetError,
     RunError,
     QueryError,
+    TrainingError,
     LocationNotFoundError,
     AccessDeniedError,
     *(TypeError, AttributeError, NameError, ImportError, AssertionError),

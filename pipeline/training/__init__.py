@@ -13,7 +13,8 @@
 - `records`: the run's folder, what is written there and when it is whole
 
 A step is cut into slots, one for each batch of the most workers; however many workers there are, they compute the same
-slots. So the number of workers changes a run by rounding alone, and may change while it goes on.
+slots. So the number of workers changes a run by rounding alone, and may change while it goes on; but for the running
+statistics of batch norms, which are those of the first worker's images.
 
 The loop is plain torch and torch.distributed; `pipeline.executors.ray_train` runs it on a cluster.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
@@ -29,14 +30,14 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take the weights after a step in."""
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, tensor in network.state_dict().items():
-            average = self.average[name]
-            if average.is_floating_point():
-                average.add_(tensor - average, alpha=weight)
-            else:
-                average.copy_(tensor)
+        state = network.state_dict()
+        floats = [name for name, average in self.average.items() if average.is_floating_point()]
+        lists: list[Any] = [[tensors[name] for name in floats] for tensors in (self.average, state)]
+        get_ema_multi_avg_fn(decay)(*lists, 0)  # a few kernels for all of them
+        for name in state.keys() - floats:
+            self.average[name].copy_(state[name])
 
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:

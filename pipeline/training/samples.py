@@ -76,14 +76,13 @@ class SampleMaker:
         return Sample(image, self._objects(decoded, rows))
 
     def _objects(self, decoded: Decoded, rows: Sequence[Row]) -> dict[str, Tensor]:
-        boxes = torch.from_numpy(boxes_xyxy(decoded, rows))
-        labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
+        boxes = boxes_xyxy(decoded, rows)
         # Panoptic rows may have pixels without a box, and an image may not be any more what was ingested.
-        seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        found = {"boxes": boxes[seen], "labels": labels[seen]}
-        return (
-            found if self.task == "detection" else found | {"masks": torch.from_numpy(masks_nhw(decoded, rows))[seen]}
-        )
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        rows = [row for row, covers in zip(rows, seen, strict=True) if covers]
+        labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
+        found = {"boxes": torch.from_numpy(boxes[seen]), "labels": labels}
+        return found if self.task == "detection" else {**found, "masks": torch.from_numpy(masks_nhw(decoded, rows))}
 
     def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
         size = self.rule.resized(*image.shape[-2:])

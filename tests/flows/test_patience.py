@@ -25,6 +25,7 @@ from pipeline import errors
         (errors.WeightsError("no weights"), False),
         (errors.DatasetError("no dataset"), False),
         (errors.RunError("other settings"), False),
+        (errors.TrainingError("the loss is no number"), False),
         (errors.LocationNotFoundError("no bucket"), False),
         (errors.AccessDeniedError("wrong keys"), False),
         (TypeError("a fault of the program"), False),

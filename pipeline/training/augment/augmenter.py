@@ -41,10 +41,10 @@ class Augmenter:
 
     def others(self, epoch: int, image_id: int, images: int) -> list[int]:
         """Positions, of 0 .. images - 1, of the other images that this one is mixed with: three, one or none."""
+        if epoch >= self.mixed_epochs or not (self.config.mosaic or self.config.copy_paste):
+            return []
         rng = self._random(epoch, image_id, MIXING)
         kind, positions = rng.random(), rng.integers(0, images, 3).tolist()
-        if epoch >= self.mixed_epochs:
-            return []
         if kind < self.config.mosaic:
             return list(positions)
         return list(positions[:1]) if kind < self.config.mosaic + self.config.copy_paste else []
