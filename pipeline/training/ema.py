@@ -35,7 +35,7 @@ class Ema:
         state = network.state_dict()
         floats = [name for name, average in self.average.items() if average.is_floating_point()]
         lists: list[Any] = [[tensors[name] for name in floats] for tensors in (self.average, state)]
-        get_ema_multi_avg_fn(decay)(*lists, 0)  # a few kernels for all of them
+        get_ema_multi_avg_fn(decay)(*lists, 0)  # type: ignore[no-untyped-call]  # a few kernels for all of them
         for name in state.keys() - floats:
             self.average[name].copy_(state[name])
 

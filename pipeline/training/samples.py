@@ -78,7 +78,7 @@ class SampleMaker:
     def _objects(self, decoded: Decoded, rows: Sequence[Row]) -> dict[str, Tensor]:
         boxes = boxes_xyxy(decoded, rows)
         # Panoptic rows may have pixels without a box, and an image may not be any more what was ingested.
-        seen = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        seen: npt.NDArray[np.bool_] = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
         rows = [row for row, covers in zip(rows, seen, strict=True) if covers]
         labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
         found = {"boxes": torch.from_numpy(boxes[seen]), "labels": labels}

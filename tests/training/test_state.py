@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import itertools
+import random
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from pipeline import storage, tables
 from pipeline.errors import AccessDeniedError, TrainingError
 from pipeline.execution import Progress
 from pipeline.networks import NetworkConfig, resolve
-from pipeline.train import train
+from pipeline.train import TrainReport, train
 from pipeline.training import state
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare, read_init
@@ -138,6 +142,36 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(config: Make, settings: dict[
     assert found.resumed_from > 0
     assert found.sha256 == expected.sha256
     assert rows(job) == rows(whole)
+
+
+class Killed(BaseException):
+    """The end of a process, as far as one process can have it."""
+
+
+def test_a_run_that_ends_at_any_write_goes_on_to_the_bit(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**SEMANTIC, "epochs": 3, "batch_size": 16, "val_split": "train", "ema": 0.5, "keep": 1}
+    verbs = {name: getattr(storage, name) for name in ("create", "publish", "delete", "delete_folder")}
+
+    def train_until(write: int, run: str) -> Iterator[TrainReport]:
+        done = itertools.count()
+
+        def counted(verb: Callable[..., object], *given: object) -> object:
+            if next(done) >= write:
+                raise Killed
+            return verb(*given)
+
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            for name, verb in verbs.items():
+                patched.setattr(storage, name, functools.partial(counted, verb))
+            yield train(config(run=run, **settings))
+
+    (whole,) = train_until(1000, "whole")
+    for write in random.sample(range(1, 24), 4):
+        assert list(train_until(write, f"cut-{write}")) == []
+        again = train(config(run=f"cut-{write}", **settings))
+        assert (again.sha256, again.best) == (whole.sha256, whole.best), write
+        assert storage.children(again.checkpoint) == storage.children(whole.checkpoint), write
+        assert rows(prepare(config(run=again.run, **settings))) == rows(prepare(config(run="whole", **settings))), write
 
 
 def test_a_run_under_way_predicts_with_its_last_checkpoint(config: Make, warehouse: str) -> None:
