@@ -75,7 +75,7 @@ def build(
     if spec.score_option is not None and score_threshold is not None:
         given[spec.score_option] = score_threshold
     model = spec.build(num_classes=num_classes, **coerce(spec, given))
-    cast(Any, model).num_classes = num_classes  # what `models.weights` compares a file's head with
+    cast(Any, model).num_classes = num_classes  # what `models.mismatch` compares a file's head with
     return model
 
 

@@ -8,8 +8,13 @@
 - `uris`, `faults`, `storage`: places, what can go wrong with them, and reading and writing there
 - `tables`, `warehouse`: the schemas, and where each table lies
 - `annotations`, `masks`, `datasets`: formats read into dataset tables (ingest)
+<<<<<<< HEAD
 - `shards`, `fetch`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of pixels, on a GPU or not
 - `networks`, `categories`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
+=======
+- `shards`, `fetch`, `decode`, `batches`, `upload`: from rows of the images table to batches of pixels, on a GPU or not
+- `weights`, `networks`, `categories`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
+>>>>>>> f6cbb3a (Weights are read in pipeline: models import torch, torchvision, numpy and scipy alone, which a test now says)
 - `runs`, `predict`, `tally`, `poison`, `retry`: whole or not there: commit, resume, quarantine
 - `metrics`, `evaluate`: mergeable partials, then the score
 - `training`: from dataset tables to a checkpoint

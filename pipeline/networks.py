@@ -14,7 +14,6 @@ from torch import nn
 
 import models
 from models.spec import BACKGROUND, InputRule, ModelSpec, Published
-from models.weights import Checkpoint, load, read_checkpoint, verify
 from pipeline import storage
 from pipeline.errors import (
     ConfigError,
@@ -22,6 +21,7 @@ from pipeline.errors import (
     StorageError,
     WeightsError,
 )
+from pipeline.weights import Checkpoint, load, read_checkpoint, verify
 
 RANDOM = "random"
 CHECKPOINT = "model.safetensors"

@@ -14,7 +14,6 @@ from scipy import ndimage
 
 import models
 from flows.shapes import draw_dataset
-from models.weights import Checkpoint, save
 from pipeline import masks, runs, storage, tables
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.decode import Decoded
@@ -30,6 +29,7 @@ from pipeline.predict import PredictConfig, predict
 from pipeline.retry import retry_quarantined
 from pipeline.segmenter import Segmenter
 from pipeline.warehouse import Warehouse
+from pipeline.weights import Checkpoint, save
 from tests.images import picture, rotated_jpeg
 from tests.plain_segmenters import LABELS, rule
 

@@ -13,8 +13,7 @@ import pytest
 
 import models
 from flows.shapes import draw_dataset
-from models import weights
-from pipeline import storage
+from pipeline import storage, weights
 from tests.conftest import ROOT, S3Server
 
 LABELS = ("__background__", "disc", "square", "triangle")

@@ -9,7 +9,6 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from models.inputs import scaled
-from models.weights import save
 from pipeline.errors import ConfigError
 from pipeline.execution import Progress
 from pipeline.fetch import Prefetch
@@ -20,6 +19,7 @@ from pipeline.training.order import steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.samples import Sample
 from pipeline.training.stepper import build_network, open_device
+from pipeline.weights import save
 
 Images = list[Tensor]
 """(3, H, W) float in [0, 1] each, of any sizes."""

@@ -19,12 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from models.weights import Checkpoint
 from pipeline import runs, storage, tables
 from pipeline.errors import RunError
 from pipeline.networks import CHECKPOINT
 from pipeline.training.job import TrainJob
 from pipeline.warehouse import read_json, to_json
+from pipeline.weights import Checkpoint
 
 LISTED = 100
 """Unreadable images that train.json names."""

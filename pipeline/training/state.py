@@ -25,11 +25,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from models.weights import Checkpoint, to_bytes
 from pipeline import storage, tables
 from pipeline.errors import AccessDeniedError, StorageError, StorageUnavailableError
 from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below, whole_step
 from pipeline.warehouse import read_json, to_json
+from pipeline.weights import Checkpoint, to_bytes
 
 STATE = "state.pt"
 STEPS = "steps.parquet"

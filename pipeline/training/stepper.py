@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import models
-from models.weights import load
 from pipeline.errors import ConfigError
 from pipeline.predictor import PRECISIONS
 from pipeline.training import failures, objectives, optimizers
@@ -26,6 +25,7 @@ from pipeline.training.job import TrainJob, Worker, read_init
 from pipeline.training.order import step_seed, steps_per_epoch
 from pipeline.training.records import Step
 from pipeline.training.transfer import Initialised, Transfer, initialise
+from pipeline.weights import load
 
 SMALLEST_SCALE = 1.0
 """Gradients that overflow without fp16's loss scaling do so for another reason; other precisions are never scaled."""

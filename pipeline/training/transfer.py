@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models.matching import COUNTER, match
-from models.weights import read_state
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.training.config import TrainConfig
+from pipeline.weights import read_state
 
 BACKBONE = "backbone."
 SHOWN = 4

@@ -7,7 +7,7 @@ from torch import nn
 from models import build, find
 from models.errors import WeightsError
 from models.mismatch import explain
-from models.weights import Checkpoint, load, save
+from pipeline.weights import Checkpoint, load, save
 from tests.models.small import SMALL
 
 DETECTORS = [name for name, small in SMALL.items() if find(name).task == "detection" and "map" not in small.options]

@@ -14,7 +14,7 @@ from models.errors import ModelError
 from models.folding import fold_batch_norms
 from models.inputs import prepare, restore
 from models.spec import BACKGROUND
-from models.weights import Checkpoint, load, read_checkpoint, save
+from pipeline.weights import Checkpoint, load, read_checkpoint, save
 from tests.models.samples import CLASSES, TINY_CFG, run_training, sample_images, sample_network, sample_options
 from tests.models.small import SMALL
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import models
-from models.weights import read_checkpoint
 from pipeline import storage
 from pipeline.darknet_export import export_darknet
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.networks import NetworkConfig, load_network, resolve
 from pipeline.train import TrainConfig, train
 from pipeline.warehouse import Warehouse
+from pipeline.weights import read_checkpoint
 from tests.models.small import SMALL
 from tests.training.overfits import TREES
 

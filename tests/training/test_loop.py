@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from models.weights import load
 from pipeline import storage, tables
 from pipeline.errors import ConfigError, TrainingError, WeightsError
 from pipeline.execution import Progress
@@ -20,6 +19,7 @@ from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.records import Trained
 from pipeline.training.stepper import build_network, open_device
+from pipeline.weights import load
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from models.weights import Checkpoint
 from pipeline import storage, tables
 from pipeline.errors import AccessDeniedError, TrainingError
 from pipeline.execution import Progress
@@ -23,6 +22,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare, read_init
 from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.state import Snapshot, Standing
+from pipeline.weights import Checkpoint
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.weights import read_checkpoint
 from pipeline import storage
 from pipeline.errors import RunError
 from pipeline.networks import NetworkConfig, load_network, resolve
 from pipeline.train import TrainConfig, train
+from pipeline.weights import read_checkpoint
 from tests.conftest import Bucket
 from tests.training.conftest import FAILING, IMAGES, SEMANTIC
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.weights import Checkpoint, save
 from pipeline.errors import ConfigError, WeightsError
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import prepare
 from pipeline.training.loop import LocalWorker, Loop, fit
 from pipeline.training.transfer import Transfer, backbone_of, freeze, initialise, thaw
+from pipeline.weights import Checkpoint, save
 
 Make = Callable[..., TrainConfig]
 UNET = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4, "learning_rate": 1e-2}

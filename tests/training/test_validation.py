@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 import models
-from models.weights import Checkpoint, save
 from pipeline import storage
 from pipeline.errors import DatasetError, TrainingError
 from pipeline.evaluate import EvaluateConfig, evaluate
@@ -27,6 +26,7 @@ from pipeline.predict import PredictConfig, predict
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.validation import Validator, evaluating
+from pipeline.weights import Checkpoint, save
 from tests.training.conftest import IMAGES
 from tests.training.validating import validate
 

@@ -10,7 +10,7 @@ from models.detection.cornernet.losses import heat_loss, offset_loss, pull_loss,
 from models.detection.cornernet.network import channels_at, corner_pool
 from models.detection.cornernet.targets import corner_targets, gaussian_radius
 from models.errors import ModelError, WeightsError
-from models.weights import Checkpoint, load, save
+from pipeline.weights import Checkpoint, load, save
 from tests.models.samples import sample_images, sample_options
 
 SMALL = sample_options("cornernet")

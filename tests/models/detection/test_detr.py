@@ -13,7 +13,7 @@ from models.detection.detr.positions import padding, sine_positions
 from models.detection.detr.set_loss import Truth, assign, matching_cost, set_loss
 from models.detection.detr.transformer import DecoderLayer, EncoderLayer, Transformer
 from models.errors import ModelError, WeightsError
-from models.weights import load
+from pipeline.weights import load
 from tests.models.samples import sample_images, sample_options
 
 SMALL = sample_options("detr")

@@ -4,7 +4,7 @@ import torch
 from models import build, find
 from models.detection.efficientdet import STRIDES, BiFPNCell, Fusion, Heads, Pyramid
 from models.errors import ModelError, WeightsError
-from models.weights import Checkpoint, load, save
+from pipeline.weights import Checkpoint, load, save
 
 SMALL = {"width": 16, "cells": 1, "depth": 1, "image_size": 128}
 

@@ -3,7 +3,7 @@ import torch
 
 from models import build, find
 from models.errors import ModelError, WeightsError
-from models.weights import Checkpoint, load, save
+from pipeline.weights import Checkpoint, load, save
 
 SMALL = {"stacks": 3, "width": 8, "depth": 2}
 

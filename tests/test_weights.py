@@ -12,7 +12,7 @@ from torch import nn
 
 from models import build
 from models.errors import WeightsError
-from models.weights import Checkpoint, load, read_checkpoint, save, verify
+from pipeline.weights import Checkpoint, load, read_checkpoint, save, verify
 from tests.models.samples import CLASSES, TINY_CFG
 
 OPTIONS = {"depth": 2, "width": 4, "share": 0.5, "deep": True}
