@@ -6,10 +6,11 @@ https://arxiv.org/abs/1605.06409
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import ps_roi_pool
+from torchvision.ops import ps_roi_align, ps_roi_pool
 
 from models.boxes.sampling import SamplingRule
 from models.detection.region_heads import RegionHeads, Verdict
@@ -21,11 +22,14 @@ from models.torchvision_zoo import transform_rule
 
 
 class PositionSensitiveHead(nn.Module):
-    """k x k x K score maps and k x k x 4 box maps; a region's part (i, j) votes with the maps of that part alone."""
+    """k x k x K score maps and k x k x 4 box maps; a region's part (i, j) votes with the maps of that part alone.
 
-    def __init__(self, inputs: int, width: int, num_classes: int, parts: int) -> None:
+    The paper rounds a region to whole cells of 16 pixels. `aligned` it stays where it is, and the maps are interpolated.
+    """
+
+    def __init__(self, inputs: int, width: int, num_classes: int, parts: int, aligned: bool = False) -> None:
         super().__init__()
-        self.parts = parts
+        self.parts, self.aligned = parts, aligned
         self.reduce = nn.Conv2d(inputs, width, 1)
         self.score_maps = nn.Conv2d(width, parts * parts * num_classes, 1)
         self.box_maps = nn.Conv2d(width, parts * parts * 4, 1)
@@ -39,7 +43,8 @@ class PositionSensitiveHead(nn.Module):
 
     def _vote(self, maps: Tensor, regions: Sequence[Tensor]) -> Tensor:
         """Mean over the parts: (R, maps / k^2)."""
-        parts: Tensor = ps_roi_pool(maps.float(), [each.float() for each in regions], self.parts, 1 / 16)
+        pool = partial(ps_roi_align, sampling_ratio=2) if self.aligned else ps_roi_pool
+        parts: Tensor = pool(maps.float(), [each.float() for each in regions], self.parts, 1 / 16)
         return parts.mean((2, 3))
 
 
@@ -49,6 +54,7 @@ def _build(
     backbone: str = "resnet101",
     parts: int = 7,
     width: int = 1024,
+    aligned: bool = False,
     min_size: int = 600,
     max_size: int = 1000,
     smallest_anchor: int = 128,
@@ -60,8 +66,9 @@ def _build(
     suppression: str = "hard",
     detections_per_image: int = 100,
 ) -> nn.Module:
-    """`parts` is the paper's k. `hard_examples` regions of an image count in the loss, those that cost most; 0 = 128 of
-    which a quarter are objects, at random. `suppression`: hard, linear or gaussian.
+    """`parts` is the paper's k; `aligned` regions are not rounded to cells, which small objects want. `hard_examples`
+    regions of an image count in the loss, those that cost most; 0 = 128 of which a quarter are objects, at random.
+    `suppression`: hard, linear or gaussian.
     """
     require("parts", parts, 1, 16)
     require("width", width, 1)
@@ -74,7 +81,7 @@ def _build(
         features,
         region_proposals(features.channels[0], rule),
         RegionHeads(
-            PositionSensitiveHead(features.channels[-1], width, num_classes, parts),
+            PositionSensitiveHead(features.channels[-1], width, num_classes, parts, aligned),
             all_regions(proposals) if hard_examples else SamplingRule(128, negative_iou=0.0),
             select,
             hard_examples,

@@ -52,6 +52,14 @@ def test_a_part_votes_with_its_own_maps_alone():
     assert head._vote(maps.flip(2), regions).tolist() == [[0.0, 0.0]]
 
 
+def test_aligned_regions_are_not_rounded_to_cells():
+    maps = torch.arange(8.0).expand(1, 1, 8, 8)  # a cell's value is its column
+    regions = [torch.tensor([[32.0, 32, 96, 96], [39.0, 32, 103, 96]])]
+    rounded, exact = (PositionSensitiveHead(1, 1, 1, 1, aligned)._vote(maps, regions) for aligned in (False, True))
+    assert rounded[0] == rounded[1]
+    assert (exact[1] - exact[0]).item() == pytest.approx(7 / 16)
+
+
 def test_light_head_has_ten_thin_maps_a_part():
     with torch.device("meta"):
         head = build("light_head_rcnn", 81).heads.head
