@@ -106,8 +106,9 @@ def fuse(config: FuseConfig, progress: ProgressListener = no_progress) -> FuseRe
 
 
 def _check_alike(first: RunRecord, other: RunRecord) -> None:
-    if other.settings.get("task") == "semantic":
-        raise RunError(f"run {other.name!r} holds the regions of a semantic model: only boxes can be fused")
+    task = other.settings.get("task")
+    if task in {"semantic", "panoptic"}:
+        raise RunError(f"run {other.name!r} holds the regions of a {task} model: only boxes can be fused")
     there, here = ((r.dataset, r.dataset_version, r.settings.get("split")) for r in (first, other))
     if there != here:
         told = ["{}@{}, split {}".format(name, version, split or "all") for name, version, split in (there, here)]

@@ -122,13 +122,15 @@ def test_an_image_is_quarantined_where_no_run_could_predict_it(wh: Warehouse) ->
 
 def test_runs_that_do_not_go_together(wh: Warehouse) -> None:
     two(wh)
-    add(wh, "regions", [], task="semantic")
+    for task in ("semantic", "panoptic"):
+        add(wh, task, [], task=task)
     add(wh, "half", [], split="val")
     small.add_dataset(wh, "others")
     small.add_run(wh, "foreign", [[0.5]], dataset="others")
     small.begin(wh, "cut", 1)
-    with pytest.raises(RunError, match="run 'regions' holds the regions of a semantic model"):
-        fuse(config(wh, "a", "regions"))
+    for task in ("semantic", "panoptic"):
+        with pytest.raises(RunError, match=f"run '{task}' holds the regions of a {task} model: only boxes"):
+            fuse(config(wh, "a", task))
     with pytest.raises(RunError, match="run 'a' is of shapes@v2, split all, run 'half' of shapes@v2, split val"):
         fuse(config(wh, "a", "half"))
     with pytest.raises(RunError, match="run 'foreign' of others@v2"):
