@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.spec import InputRule, ModelSpec
 from pipeline import storage
 from pipeline.datasets import IngestConfig, ingest
-from pipeline.decode import Decoded
+from pipeline.decode import Decoded, DecodePolicy, decode
 from pipeline.executors import open_executor
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, prepare
@@ -132,3 +133,13 @@ def test_colours_become_floats_in_one_copy(config: PredictConfig) -> None:
     with Copies(pixels.size) as copies:
         forward([Decoded(pixels, 1, 48, 64)])
     assert copies.found == {"aten._to_copy.default": 1}
+
+
+def test_a_jpeg_is_decoded_into_one_array() -> None:
+    data = images.encode(images.picture(480, 640), "JPEG")
+    decode(data, DecodePolicy())
+    tracemalloc.start()  # knows of numpy's arrays
+    size = decode(data, DecodePolicy()).pixels.nbytes
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size <= peak < 1.5 * size
