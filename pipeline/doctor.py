@@ -84,7 +84,8 @@ def bench(config: DoctorConfig) -> Iterator[Finding]:
             with open_executor(ExecutorConfig(kind="ray", workers="1:1", address=config.address)) as workers:
                 ready = time.perf_counter() - begun
                 first, rate = sizing.dealing(workers)
-            said = f"ready in {ready:.1f} s, first worker in {first:.1f} s more, {rate:.0f} shards a second"
+            yield Finding("start", "ok", f"Ray in {ready:.1f} s, its first worker in {first:.1f} s more")
+            said = f"{rate:.0f} shards of {sizing.SHARD_IMAGES} images a second are dealt to workers and taken back"
             yield Finding("deal", "ok", said)
     except ShardlensError as error:
         yield Finding("bench", "fail", str(error))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import operator
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,20 +16,23 @@ from PIL import Image
 from pipeline import storage, tables
 from pipeline.decode import DecodePolicy, decode
 from pipeline.execution import Done, Executor
+from pipeline.fetch import FETCH_AT_ONCE
+from pipeline.shards import ImageRef, Shard
 
 IMAGES = 32
+MEGAPIXELS = 0.3072
 OBJECTS, OBJECT_BYTES = 64, 80_000
-ROWS = 20_000
-ITEMS = 1_000
+PARTS, ROWS = 5, 20_000
+SHARDS, SHARD_IMAGES = 1_000, 64
 
 
 @dataclass(frozen=True)
 class Idle:
     """A stage that does nothing: what is left is the way there and back."""
 
-    def setup(self) -> Callable[[int], int]:
+    def setup(self) -> Callable[[Shard], int]:
         """Nothing to load."""
-        return int
+        return operator.attrgetter("index")
 
 
 def decoding() -> float:
@@ -40,7 +44,7 @@ def decoding() -> float:
     begun = time.process_time()
     for number in range(IMAGES):
         decode(pictures[number % len(pictures)], policy)
-    return (time.process_time() - begun) / IMAGES / 0.3072
+    return (time.process_time() - begun) / IMAGES / MEGAPIXELS
 
 
 def _photo(rng: np.random.Generator) -> bytes:
@@ -54,7 +58,7 @@ def _photo(rng: np.random.Generator) -> bytes:
 
 
 def fetching(root: str) -> tuple[float, float]:
-    """Objects and megabytes a second that one worker reads from the store of `root`, many at once.
+    """Objects and megabytes a second that one worker reads from the store of `root`, as many at once as it fetches images.
 
     Raises:
         StorageError: the store cannot be written, read or emptied.
@@ -66,7 +70,9 @@ def fetching(root: str) -> tuple[float, float]:
         for place in places:
             storage.publish(place, data)
         begun = time.perf_counter()
-        found = storage.read_many([(place, None, None) for place in places])
+        found = []
+        for first in range(0, OBJECTS, FETCH_AT_ONCE):
+            found += storage.read_many([(place, None, None) for place in places[first : first + FETCH_AT_ONCE]])
         seconds = time.perf_counter() - begun
     finally:
         for place in places:
@@ -91,16 +97,20 @@ def writing_rows() -> float:
     }
     arrays = [columns.get(field.name, pa.nulls(ROWS, field.type)) for field in tables.PREDICTIONS]
     table = pa.table(arrays, schema=tables.PREDICTIONS)
-    begun = time.process_time()
     tables.to_bytes(table)
-    return (time.process_time() - begun) * 1e6 / ROWS
+    begun = time.process_time()
+    for _ in range(PARTS):
+        tables.to_bytes(table)
+    return (time.process_time() - begun) * 1e6 / ROWS / PARTS
 
 
 def dealing(executor: Executor) -> tuple[float, float]:
     """Seconds until the first worker answered, and shards a second that the driver deals and takes back."""
+    image = ImageRef(0, "s3://bucket/photos/000000000000.jpg", None, None, 640, 480, "000000000000.jpg")
+    shards = (Shard(index, tuple(replace(image, image_id=i) for i in range(SHARD_IMAGES))) for index in range(SHARDS))
     begun = time.perf_counter()
     first = 0.0
-    for outcome in executor.map(Idle(), range(ITEMS)):
+    for outcome in executor.map(Idle(), shards):
         assert isinstance(outcome, Done), outcome
         first = first or time.perf_counter()
-    return first - begun, (ITEMS - 1) / (time.perf_counter() - first)
+    return first - begun, (SHARDS - 1) / (time.perf_counter() - first)
