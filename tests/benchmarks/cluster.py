@@ -1,7 +1,9 @@
 """Many workers without many machines: a stage that only sleeps, on Ray nodes that share this machine.
 
-Efficiency is the time that items took over the time that workers were there, from each worker's first item to the last
-item of all. A node that is killed in the middle costs what its workers held, and a node that joins is used.
+A worker sleeps for one item at a time while its second one waits, as a model computes one shard while the next one's
+images are fetched. Efficiency is the time that items took over the time that workers were there, from when all of them
+were at work to the last item of all. A node that is killed in the middle costs what its workers held, and a node that
+joins is used.
 """
 
 from __future__ import annotations
@@ -10,17 +12,24 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
 
 from pipeline.execution import Done
 from pipeline.executors import ExecutorConfig, open_executor
 
 WORKERS, ITEMS, SECONDS = 64, 2_000, 0.1
 SHARE = 0.02
+ON_A_NODE = 10
+HELD = 2
+"""Items that a worker may hold."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,24 @@ class Sleep:
     """A stage whose items cost time and nothing else."""
 
     seconds: float
+    calls: Path | None = None
+    """File that gets a line for each call."""
 
     def setup(self) -> Callable[[int], tuple[int, float, float]]:
-        """Nothing to load."""
-        return self.sleep
+        """Make the worker's turn, which one item has at a time."""
+        turn = threading.Lock()
 
-    def sleep(self, item: int) -> tuple[int, float, float]:
-        """Process, beginning and end (seconds since the epoch)."""
-        begun = time.time()
-        time.sleep(self.seconds)
-        return os.getpid(), begun, time.time()
+        def sleep(item: int) -> tuple[int, float, float]:
+            """Process, beginning and end (seconds since the epoch)."""
+            if self.calls:
+                with self.calls.open("a") as sink:
+                    sink.write(f"{item}\n")
+            with turn:
+                begun = time.time()
+                time.sleep(self.seconds)
+                return os.getpid(), begun, time.time()
+
+        return sleep
 
 
 def asked(workers: int) -> ExecutorConfig:
@@ -79,33 +96,46 @@ def steady() -> dict[str, float]:
 
 
 def shaken() -> dict[str, float]:
-    """Three nodes of ten workers; one is killed after a third of the items, another joins after that."""
+    """Three nodes of ten workers: one is killed when all are at work, another joins, and items go on until it works too."""
     import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second, third = (cluster.add_node(num_cpus=1) for _ in range(2))
+    third = [cluster.add_node(num_cpus=1) for _ in range(2)][-1]
     ray.init(cluster.address, logging_level="ERROR", log_to_driver=False)
-    config = ExecutorConfig(kind="ray", workers="1:30", cpus_per_worker=0.1)
-    processes: Counter[int] = Counter()
-    outcomes: list[Any] = []
-    with open_executor(config) as executor:
-        for outcome in executor.map(Sleep(SECONDS), range(ITEMS)):
-            outcomes.append(outcome)
-            if isinstance(outcome, Done):
-                processes[outcome.value[0]] += 1
-            if len(outcomes) == ITEMS // 3:
-                before = set(processes)
-                cluster.remove_node(third, allow_graceful=False)
-            if len(outcomes) == ITEMS // 2:
-                cluster.add_node(num_cpus=1)
-    ray.shutdown()
-    cluster.shutdown()
-    del second
+    config = ExecutorConfig(kind="ray", workers=f"1:{3 * ON_A_NODE}", cpus_per_worker=1 / ON_A_NODE)
+    processes: set[int] = set()
+    ends: list[float] = []
+    killed: list[float] = []
+
+    def replace_a_node() -> None:
+        killed.append(time.perf_counter())
+        cluster.remove_node(third, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+    def items() -> Iterator[int]:
+        while len(processes) <= 3 * ON_A_NODE:
+            yield len(ends)
+        yield from range(ITEMS // 4)
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside, open_executor(config) as executor:
+        calls = Path(folder) / "calls"
+        replaced = None
+        for outcome in executor.map(Sleep(SECONDS, calls), items()):
+            assert isinstance(outcome, Done), outcome
+            ends.append(time.perf_counter())
+            processes.add(outcome.value[0])
+            if replaced is None and len(processes) == 3 * ON_A_NODE:
+                replaced = beside.submit(replace_a_node)
+        replaced.result()
+        again = len(calls.read_text().splitlines()) - len(ends)
+        ray.shutdown()
+        cluster.shutdown()  # here, for the new node's processes end with the thread that started them
     return {
-        "items done": sum(isinstance(o, Done) for o in outcomes),
-        "items lost": sum(not isinstance(o, Done) for o in outcomes),
-        "workers that came after the loss": len(set(processes) - before),
+        "items": len(ends),
+        f"items begun anew after the kill (limit {HELD * ON_A_NODE})": again,
+        "workers that came after it": len(processes) - 3 * ON_A_NODE,
+        "longest time without a result after it, s": max(b - a for a, b in pairwise(ends) if b > killed[0]),
     }
 
 
