@@ -164,7 +164,8 @@ class Predictor:
         tiled = self.stage.inference.tile > 0
         reducible = not tiled and self.stage.network.spec.task in {"detection", "instance"}
         decoding = Decoding(self.stage.policy, self.rule.resized if reducible else None, tiled, clock)
-        for batch in batches(load(images, decoding), self.rule, self.stage.batch_size):
+        loaded = load(images, decoding, max(2, self.stage.threads))
+        for batch in batches(loaded, self.rule, self.stage.batch_size):
             if self.upload is not None and isinstance(batch, Batch):
                 images_there = (replace(i.decoded(), there=self.upload(i.decoded().pixels)) for i in batch.decoded)
                 batch.decoded = list(images_there)
