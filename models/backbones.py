@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops.misc import Conv2dNormActivation
 
 from models.errors import ModelError
+from models.norms import keeping_up
 from models.options import nearest
 
 _RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -67,7 +68,7 @@ def _classifier(name: str) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ModelError(f"no backbone is called {name!r}; nearest: {', '.join(nearest(name, known)) or 'none'}")
-    classifier: nn.Module = torchvision.models.get_model(name, weights=None)
+    classifier = keeping_up(torchvision.models.get_model(name, weights=None))
     if not hasattr(classifier, "layer4") and not isinstance(getattr(classifier, "features", None), nn.Sequential):
         raise ModelError(f"{name} cannot serve as a backbone; expected one such as resnet50, vgg16 or mobilenet_v2")
     return classifier

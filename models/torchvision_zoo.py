@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 
-from models.norms import steady
+from models.norms import keeping_up, steady
 from models.options import require
 from models.spec import InputRule, ModelSpec, Published, Task
 
@@ -133,7 +133,7 @@ def _lraspp(name: str, *, num_classes: int, min_size: int = _PRESET_SIZE) -> nn.
 def _sized(model: nn.Module, min_size: int) -> nn.Module:
     """Note the length of the shorter side that images get, 0 = their own, where `_preset_rule` looks for it."""
     require("min_size", min_size, 0)
-    model.min_size = min_size  # type: ignore[assignment]  # modules may hold anything
+    keeping_up(model).min_size = min_size  # type: ignore[assignment]  # modules may hold anything
     return model
 
 

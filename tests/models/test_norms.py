@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models import build
-from models.norms import SteadyBatchNorm2d, steady
+from models.norms import MOMENTUM, SteadyBatchNorm2d, keeping_up, steady
 
 
 def test_one_value_is_normalised_by_the_running_statistics():
@@ -31,6 +31,28 @@ def test_names_and_values_stay():
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert (model[1].eps, model[1].training) == (0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("deeplabv3_mobilenet_v3_large", {}),
+        ("lraspp_mobilenet_v3_large", {}),
+        ("gcn", {"backbone": "mobilenet_v3_small"}),
+    ],
+)
+def test_statistics_keep_up_with_a_short_training(name, options):
+    with torch.device("meta"):
+        model = build(name, 3, options)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert min(norm.momentum for norm in norms) == MOMENTUM
+
+
+def test_statistics_that_keep_up_better_stay():
+    cumulative, fast = nn.BatchNorm2d(2, momentum=None), nn.BatchNorm2d(2, momentum=0.5)
+    keeping_up(nn.Sequential(cumulative, fast))
+    assert (cumulative.momentum, fast.momentum) == (None, 0.5)
 
 
 @pytest.mark.parametrize(
