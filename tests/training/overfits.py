@@ -114,7 +114,7 @@ OVERFITS: dict[str, Overfit] = {
     "rcnn": Overfit(
         {"backbone": "resnet18", "side": 64, "search": "single", "svm_cost": 0.1, "ridge": 10.0}, {"epochs": 1}
     ),
-    "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 3, "width": 128, "aligned": True}, {**SLOWLY, "epochs": 120}),
+    "rfcn": Overfit({**MOBILE, **ANCHORS, "parts": 3, "width": 128, "aligned": True}, SLOWLY),
     "hourglass": Overfit(
         {"stacks": 2, "width": 32, "depth": 3}, {"epochs": 100, "learning_rate": 3e-3, "batch_size": 4}
     ),
