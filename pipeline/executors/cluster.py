@@ -99,7 +99,10 @@ def _start(folder: str) -> None:
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE,
                 _temp_dir=os.path.join(folder, "r"),
-                _system_config={"prestart_worker_first_driver": False},  # actors only: no workers to spare
+                _system_config={
+                    "prestart_worker_first_driver": False,  # actors only: no workers to spare
+                    "task_events_report_interval_ms": 0,  # events of every call, for a dashboard that is not there
+                },
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ExecutionError(f"no Ray cluster can be started on this machine: {error}") from error
