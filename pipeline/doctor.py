@@ -138,8 +138,8 @@ def torch_devices() -> Iterator[Finding]:
         )
         return
     yield Finding("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
-    amx = torch.cpu._is_amx_tile_supported()
-    yield Finding("cpu", "ok", "multiplies bf16 natively (AMX)" if amx else "no AMX: --precision auto is fp32")
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    yield Finding("cpu", "ok", f"multiplies bf16 {'natively' if native else 'slowly: --precision auto is fp32'}")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:
         yield Finding("gpu", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}")

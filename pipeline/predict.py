@@ -111,13 +111,16 @@ class Job:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Turn auto into bf16 where the hardware multiplies it natively (CPUs with AMX, GPUs from Ampere on), else fp32."""
+    """Turn auto into bf16 where the hardware multiplies it natively (AMX, AVX512-BF16, GPUs from Ampere on), else fp32.
+
+    Elsewhere it is emulated: on a CPU with AVX2 alone a step of training took fifteen times as long.
+    """
     if precision != "auto":
         return precision
     if device == "cuda":
         capable = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capable = bool(torch.cpu._is_amx_tile_supported())
+        capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bf16" if capable else "fp32"
 
 

@@ -47,7 +47,7 @@ def bccd() -> TrainConfig:
         contrast=0.2,
         mosaic=0.3,
         plain_epochs=5,
-        precision="bf16",
+        precision="auto",
         validate_every=5,
         threads=2,
     )
@@ -70,7 +70,7 @@ def nuclei() -> TrainConfig:
         rotate=90.0,
         brightness=0.3,
         contrast=0.3,
-        precision="bf16",
+        precision="auto",
         validate_every=13,
         threads=2,
     )
@@ -95,7 +95,7 @@ def membranes() -> TrainConfig:
         brightness=0.2,
         contrast=0.2,
         crop=(384, 384),
-        precision="bf16",
+        precision="auto",
         validate_every=10,
         threads=2,
     )
