@@ -113,7 +113,7 @@ class Job:
 def resolve_precision(precision: str, device: str) -> str:
     """Turn auto into bf16 where the hardware multiplies it natively (AMX, AVX512-BF16, GPUs from Ampere on), else fp32.
 
-    Elsewhere it is emulated: on a CPU with AVX2 alone a step of training took fifteen times as long.
+    Elsewhere it is emulated: on a CPU with AVX2 alone an epoch of training took eight times as long.
     """
     if precision != "auto":
         return precision
