@@ -17,7 +17,7 @@ from pipeline.predict import PredictReport
 from tests.flows.seen import artifacts, flow_run
 
 REPORT = PredictReport(
-    "unet-1", "shapes", "abc", 8, 21, 1, 2, 4.0, 2.0, 0.1, (), "/w/predictions/dataset=shapes/run=unet-1"
+    "unet-1", "shapes", "abc", 8, 21, 1, 2, 4.0, 2.0, 0.1, {}, (), "/w/predictions/dataset=shapes/run=unet-1"
 )
 
 

@@ -135,6 +135,8 @@ def test_settings_that_cannot_be_are_refused_before_the_run() -> None:
         state.result()
 
 
+# Prefect raises wherever the stage is just then, which may be in a callback that Python can only tell of
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stage_that_takes_too_long_is_stopped(shapes: PredictConfig) -> None:
     state = infer(shapes, refresh=False, patience=Patience(retries=0, timeout_hours=0.01 / 3600))
     with pytest.raises(TimeoutError, match=r"timed out after 0\.01 second"):

@@ -60,7 +60,7 @@ def test_a_value_of_another_type_is_refused(name, given, expected):
 def test_an_unknown_option_lists_the_nearest_first():
     with pytest.raises(ModelError, match="sample takes no option 'shares'; it takes share, steps, cfg, deep"):
         coerce(SPEC, {"shares": 1})
-    with pytest.raises(ModelError, match="lraspp_mobilenet_v3_large takes no option 'x'; it takes none"):
+    with pytest.raises(ModelError, match="lraspp_mobilenet_v3_large takes no option 'x'; it takes min_size"):
         coerce(find("lraspp_mobilenet_v3_large"), {"x": 1})
 
 
