@@ -167,8 +167,8 @@ class Predictor:
         loaded = load(images, decoding, max(2, self.stage.threads))
         for batch in batches(loaded, self.rule, self.stage.batch_size):
             if self.upload is not None and isinstance(batch, Batch):
-                images_there = (replace(i.decoded(), there=self.upload(i.decoded().pixels)) for i in batch.decoded)
-                batch.decoded = list(images_there)
+                whole = [image.decoded() for image in batch.decoded]
+                batch.decoded = [replace(image, there=self.upload(image.pixels)) for image in whole]
             yield batch
 
     def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> None:
