@@ -138,8 +138,10 @@ def torch_devices() -> Iterator[Finding]:
         )
         return
     yield Finding("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    yield Finding("cpu", "ok", f"multiplies bf16 {'natively' if native else 'slowly: --precision auto is fp32'}")
+    from pipeline.predict import multiplies_bf16
+
+    how = "natively" if multiplies_bf16("cpu") else "slowly: --precision auto is fp32"
+    yield Finding("cpu", "ok", f"multiplies bf16 {how}")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:
         yield Finding("gpu", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}")

@@ -117,11 +117,14 @@ def resolve_precision(precision: str, device: str) -> str:
     """
     if precision != "auto":
         return precision
+    return "bf16" if multiplies_bf16(device) else "fp32"
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware does; a GPU that is elsewhere is taken for one that does."""
     if device == "cuda":
-        capable = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capable = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if capable else "fp32"
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def prepare(config: PredictConfig) -> Job:

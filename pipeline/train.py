@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import storage
+from pipeline.errors import ConfigError
 from pipeline.execution import ProgressListener, no_progress
 from pipeline.networks import CHECKPOINT
 from pipeline.training import curves, records, scores
@@ -86,7 +87,11 @@ def train(
         return TrainReport(**done["report"])
     for note in notes:
         tell(note)
-    trained = launch(job, progress)
+    try:
+        trained = launch(job, progress)
+    except ConfigError:
+        records.release(job)
+        raise
     curves.publish(job, scores.join(job, [int(figures["step"]) for figures in trained.validations]))
     report = summary(job, trained, time.perf_counter() - begun)
     records.finish(job, asdict(report), trained)

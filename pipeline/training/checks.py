@@ -20,6 +20,7 @@ from models.spec import InputRule, ModelSpec, Task
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.metrics.coco import FIGURES
 from pipeline.metrics.semantic import METRICS
+from pipeline.predict import multiplies_bf16
 from pipeline.shards import ImageRef
 from pipeline.training.config import TrainConfig
 from pipeline.training.truth import Truth, select
@@ -200,6 +201,15 @@ def stated(config: TrainConfig, val_split: str | None, metric: str) -> str:
     often = "every epoch" if config.validate_every == 1 else f"every {config.validate_every} epochs"
     ends = f", the run ends after {config.patience} without a better one" if config.patience else ""
     return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
+
+
+def emulated(config: TrainConfig) -> list[str]:
+    """That the precision asked for is not this machine's."""
+    if config.precision != "bf16" or multiplies_bf16(config.device):
+        return []
+    return [
+        f"bf16 is emulated on this {config.device}, several times slower than fp32: --precision auto takes what is fast"
+    ]
 
 
 def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:

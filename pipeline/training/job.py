@@ -165,7 +165,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         stuff = stuff_labels(config.options.get("stuff"), truth.rows, labels, label_of)
         options = {**options, "stuff": ",".join(map(str, stuff))}
     faults = checks.notes(config, spec.task, truth, images, dataset.categories, annotations)
-    notes = (checks.stated(config, val_split, metric), *faults)
+    notes = (checks.stated(config, val_split, metric), *checks.emulated(config), *faults)
     job = TrainJob(
         config,
         "draft",

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pipeline import runs, storage, tables
 from pipeline.errors import RunError
-from pipeline.networks import CHECKPOINT
+from pipeline.networks import CHECKPOINT, steps_below
 from pipeline.training.job import TrainJob
 from pipeline.warehouse import read_json, to_json
 from pipeline.weights import Checkpoint
@@ -97,6 +97,12 @@ def claim(job: TrainJob) -> dict[str, Any] | None:
             )
     done = storage.join(job.folder, "train.json")
     return dict(read_json(done)) if storage.exists(done) else None
+
+
+def release(job: TrainJob) -> None:
+    """Give the run's name back when its settings turned out impossible before there was anything to keep."""
+    if not steps_below(job.folder):
+        storage.delete(storage.join(job.folder, "run.json"))
 
 
 def identity(job: TrainJob) -> Checkpoint:

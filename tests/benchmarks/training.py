@@ -1,6 +1,6 @@
 """Images per second of training one detector at fp32: a plain torch loop, and Shardlens in process and on Ray.
 
-96 drawn images of 256x256, `fcos_small`, batches of 8, AdamW with clipped gradients, one thread each. Steady state: from
+256 drawn images of 256x256, `fcos_small`, batches of 8, AdamW with clipped gradients, one thread each. Steady state: from
 the end of the first epoch to the end of the last, checkpoints included. All keep decoded images in memory after the
 first epoch ("cached"), or decode them in every epoch ("decoding"), the plain loop by itself, Shardlens beside the steps.
 The plain loop and the worker in process have one core; those on Ray leave the others to Ray's own processes.
@@ -31,8 +31,8 @@ from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.train import TrainConfig, train
 
-IMAGES, SIDE, BATCH = 96, 256, 8
-EPOCHS = int(os.environ.get("SHARDLENS_BENCH_EPOCHS", "4"))
+IMAGES, SIDE, BATCH = 256, 256, 8
+EPOCHS = int(os.environ.get("SHARDLENS_BENCH_EPOCHS", "3"))
 ROUNDS = int(os.environ.get("SHARDLENS_BENCH_ROUNDS", "3"))
 MODEL, LABELS = "fcos_small", 4
 CONTESTANTS = (

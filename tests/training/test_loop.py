@@ -14,6 +14,8 @@ from pipeline import storage, tables
 from pipeline.errors import ConfigError, TrainingError, WeightsError
 from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig
+from pipeline.predict import multiplies_bf16
+from pipeline.train import train
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
@@ -147,6 +149,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
 def test_a_full_device_is_explained_with_the_batch_that_fits(config: Make, room: int, advice: str) -> None:
     with pytest.raises(ConfigError, match=rf"a batch of 8 images does not fit the memory of cpu.*2 GiB\); {advice}"):
         trained(config(**FAILING, option=(f"room={room}",)))
+
+
+def test_the_advice_can_be_followed_under_the_same_name(config: Make, warehouse: str) -> None:
+    with pytest.raises(ConfigError, match="use --batch-size 2"):
+        train(config(**FAILING, option=("room=3",)))
+    assert train(config(**FAILING, option=("room=3",), batch_size=2)).checkpoint == f"{warehouse}/checkpoints/r"
+
+
+def test_emulated_bf16_is_told_before_the_first_step(config: Make) -> None:
+    told: list[str] = []
+    train(config(model="unet", option=("depth=2", "width=4"), precision="bf16", epochs=1), tell=told.append)
+    assert any("bf16 is emulated on this cpu" in note for note in told) is not multiplies_bf16("cpu")
 
 
 def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None:
