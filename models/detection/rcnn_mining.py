@@ -25,7 +25,7 @@ class MiningRule:
     """When machines are fitted anew, and how."""
 
     refit: int = 2000
-    """New negatives of a class after which its machine is fitted again."""
+    """New negatives of a class after which its machine is fitted again; more are not kept before its first object."""
     cost: float = 1e-3
     """The support vector machines' C."""
     ridge: float = 1000.0
@@ -50,6 +50,8 @@ class ClassExamples:
     def take(self, features: Tensor, regions: Tensor, own: Tensor, own_features: Tensor) -> None:
         """Take what an image holds: all negatives before there is a machine, then only those within its margin.
 
+        Until the first object of the class there is nothing to fit, and only the latest `refit` negatives are kept.
+
         Args:
             features: (P, D) of the proposals, whose boxes are `regions` (P, 4).
             own: (M, 4) true boxes of this class, whose features are `own_features` (M, D).
@@ -67,8 +69,18 @@ class ClassExamples:
             hard = hard[hard @ weights + bias > -1]
         self.negatives.append(hard)
         self.fresh += len(hard)
-        if self.fresh >= self.rule.refit and self.positives:
+        if not self.positives:
+            self._forget_oldest()
+        elif self.fresh >= self.rule.refit:
             self.refit()
+
+    def _forget_oldest(self) -> None:
+        surplus = sum(map(len, self.negatives)) - self.rule.refit
+        while surplus > 0:
+            oldest = self.negatives.pop(0)
+            if len(oldest) > surplus:
+                self.negatives.insert(0, oldest[surplus:].clone())  # a view would hold on to all rows
+            surplus -= len(oldest)
 
     def refit(self) -> tuple[Tensor, float]:
         """Fit the machine to what there is, then forget the negatives that it is sure of."""

@@ -86,6 +86,18 @@ def test_negatives_cover_less_than_a_third_and_hard_ones_are_kept():
     assert torch.cat(examples.negatives)[before:].tolist() == [[3.0, 3.0]]
 
 
+def test_before_the_first_object_only_the_latest_negatives_are_kept():
+    examples = ClassExamples(MiningRule(refit=5))
+    nothing = torch.zeros(0, 4), torch.zeros(0, 2)
+    for number in range(6):
+        rows = torch.tensor([[number, 0.0], [number, 1.0], [number, 2.0]])
+        examples.take(rows, torch.tensor([[0.0, 0, 10, 10]] * 3), *nothing)
+    assert torch.cat(examples.negatives).tolist() == [[4, 1], [4, 2], [5, 0], [5, 1], [5, 2]]
+    assert sum(each.untyped_storage().nbytes() for each in examples.negatives) == 5 * 2 * 4
+    examples.take(torch.zeros(0, 2), torch.zeros(0, 4), torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[-4.0, -4]]))
+    assert examples.machine is not None
+
+
 def test_a_machine_balances_its_weights_and_its_slack():
     torch.manual_seed(0)
     x, positive = torch.randn(80, 6).double(), torch.arange(80) < 20
