@@ -27,6 +27,8 @@ CONTEXT = 16
 _NORM = 20.0
 """Mean length of the features that the machines see."""
 _AT_ONCE = 128
+_UNFITTED = -20.0
+"""Margin that the machine of a class without examples gives: a score of 2e-9, below every threshold."""
 
 
 class RCNN(nn.Module):
@@ -64,7 +66,7 @@ class RCNN(nn.Module):
             width = self.backbone(torch.zeros(1, 3, side, side)).shape[1]
         classes = num_classes - 1
         self.register_buffer("svm_weights", torch.zeros(classes, width))
-        self.register_buffer("svm_biases", torch.full((classes,), -1.0))
+        self.register_buffer("svm_biases", torch.full((classes,), _UNFITTED))
         self.register_buffer("box_weights", torch.zeros(classes, 4, width))
         self.register_buffer("box_biases", torch.zeros(classes, 4))
         self.register_buffer("feature_scale", torch.ones(()))

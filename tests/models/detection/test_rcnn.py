@@ -43,6 +43,15 @@ def test_it_finds_what_it_was_fitted_to(fitted):
         assert box_iou(found["boxes"][best][None], box[None]) > 0.7
 
 
+def test_a_class_without_examples_is_never_detected():
+    torch.manual_seed(0)
+    model = build("rcnn", 4, {**OPTIONS, "score_threshold": 0.001}).train()
+    image, target = drawn(0)
+    assert model.eval()([image])[0]["labels"].tolist() == []
+    model.train().fit_batches([([image], [target])])
+    assert set(model.eval()([image])[0]["labels"].tolist()) == {1, 2}
+
+
 def test_the_machines_are_in_the_state(fitted):
     model, _ = fitted
     other = build("rcnn", 3, OPTIONS).eval()
