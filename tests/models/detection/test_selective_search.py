@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
-from torch import from_numpy, tensor
+from torch import Tensor, from_numpy, tensor
 
 from models.boxes.matching import best_overlaps
 from models.detection.colour_spaces import hsv, lab
+from models.detection.external_proposals import external_proposals
 from models.detection.graph_segmentation import pixel_grid, segment
 from models.detection.selective_search import FAST, SINGLE, selective_search
 from tests.images import picture
@@ -89,6 +90,29 @@ def test_objects_are_among_the_boxes(rule):
 def test_the_same_image_gives_the_same_boxes():
     image, _ = scene()
     assert np.array_equal(selective_search(image), selective_search(image))
+
+
+def enlarged(image: np.ndarray, rows: int, columns: int) -> Tensor:
+    """Each pixel repeated: (3, H x rows, W x columns) in [0, 1]."""
+    return from_numpy(image.repeat(rows, axis=0).repeat(columns, axis=1)).permute(2, 0, 1) / 255
+
+
+def test_a_wide_image_is_searched_at_a_width_of_500():
+    image, objects = scene()
+    search = external_proposals("single", 2000)
+    (at_500,) = search([enlarged(image, 1, 5)])
+    (at_1000,) = search([enlarged(image, 2, 10)])
+    assert (at_1000 / 2 == (at_1000 / 2).round()).all()  # whole pixels of the image of 500
+    assert [0, 0, 1000, 160] in at_1000.tolist()
+    overlaps, _ = best_overlaps(tensor(objects).float() * tensor([10.0, 2, 10, 2]), at_1000)
+    assert overlaps.min() > 0.85
+    assert any(at_500[:, 0] % 2)
+
+
+def test_a_narrower_image_is_never_enlarged():
+    image, _ = scene()
+    (found,) = external_proposals("single", 2000)([enlarged(image, 1, 1)])
+    assert np.array_equal(found.numpy(), selective_search(image, SINGLE))
 
 
 def test_an_image_of_one_colour_is_one_box():
