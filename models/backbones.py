@@ -5,6 +5,7 @@ Parameters keep torchvision's own names, so that an ImageNet classifier's file f
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, strides: Sequence[int] = (8, 16, 32), widened: bool = True) -> None:
         super().__init__()
         classifier = _classifier(name)
-        parts = _RESNET if hasattr(classifier, "layer4") else tuple(_numbered(classifier))
+        parts = _RESNET if hasattr(classifier, "layer4") else tuple(_children(classifier))
         if not widened and _only_widens(classifier.get_submodule(parts[-1])):
             parts = parts[:-1]
         layers = [classifier.get_submodule(part) for part in parts]
@@ -51,7 +52,8 @@ class Backbone(nn.Module):
             for part, layer in zip(self._parts, layers, strict=False):
                 self.add_module(part, layer)
         else:
-            self.features = nn.Sequential(*layers[: len(self._parts)])
+            named = zip(self._parts, layers, strict=False)
+            self.features = nn.Sequential(OrderedDict((part.removeprefix("features."), layer) for part, layer in named))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features (N, C, H / stride, W / stride), rounded up, for each stride of images (N, 3, H, W)."""
@@ -78,8 +80,8 @@ def _only_widens(layer: nn.Module) -> bool:
     return isinstance(layer, Conv2dNormActivation) and layer[0].kernel_size == (1, 1)
 
 
-def _numbered(classifier: nn.Module) -> list[str]:
-    return [f"features.{i}" for i, _ in enumerate(classifier.get_submodule("features").children())]
+def _children(classifier: nn.Module) -> list[str]:
+    return [f"features.{name}" for name, _ in classifier.get_submodule("features").named_children()]
 
 
 @torch.no_grad()

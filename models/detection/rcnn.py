@@ -62,9 +62,7 @@ class RCNN(nn.Module):
         self.side = side
         self.select = select
         self.rule = rule
-        with torch.no_grad():
-            width = self.backbone(torch.zeros(1, 3, side, side)).shape[1]
-        classes = num_classes - 1
+        classes, width = num_classes - 1, _width(self.backbone, side)
         self.register_buffer("svm_weights", torch.zeros(classes, width))
         self.register_buffer("svm_biases", torch.full((classes,), _UNFITTED))
         self.register_buffer("box_weights", torch.zeros(classes, 4, width))
@@ -147,6 +145,17 @@ def warped(image: Tensor, boxes: Tensor, side: int) -> Tensor:
     wide = torch.cat([centres - reach, centres + reach], dim=1)
     windows: Tensor = roi_align(image, [wide], side, sampling_ratio=1, aligned=True)
     return windows
+
+
+@torch.no_grad()
+def _width(backbone: nn.Module, side: int) -> int:
+    try:
+        return int(backbone(torch.zeros(1, 3, side, side)).shape[1])
+    except (RuntimeError, AssertionError, ValueError) as error:  # each network of torchvision has its own way
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ModelError(
+            f"option side is {side}; the backbone takes no regions of that size ({reason}): give another side or backbone"
+        ) from error
 
 
 def _singly(

@@ -94,6 +94,7 @@ def _build(
     of an image are learnt from in a step.
     """
     require("samples", samples, 2)
+    require("features_stride", features_stride, 1)
     pyramid = Pyramid(window, stride, parse_scales(scales))
     classifier = WindowClassifier(WindowTrunk(backbone, window, features_stride, hidden), num_classes)
     select = selection(score_threshold, nms_threshold, detections_per_image, suppression)

@@ -25,6 +25,8 @@ class WindowTrunk(nn.Module):
     def __init__(self, backbone: str, window: int, stride: int, hidden: int) -> None:
         super().__init__()
         require("hidden", hidden, 1)
+        require("stride", stride, 1)
+        require("window", window, 1)
         if window % stride:
             raise ModelError(f"option window is {window}; it must be a multiple of the stride {stride}")
         self.backbone = Backbone(backbone, (stride,))

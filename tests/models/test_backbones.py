@@ -6,7 +6,7 @@ from models.backbones import Backbone
 from models.errors import ModelError
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0", "densenet121"])
 def test_parameters_keep_torchvisions_names_and_shapes(name):
     published = torchvision.models.get_model(name, weights=None).state_dict()
     ours = Backbone(name, (8, 16)).state_dict()
@@ -22,6 +22,15 @@ def test_features_at_each_stride():
         (2, 512, 4, 3),
     ]
     assert backbone.channels == (128, 256, 512)
+
+
+def test_a_densenet_s_features():
+    backbone = Backbone("densenet121").eval()
+    assert [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 96))] == [
+        (1, 512, 8, 12),
+        (1, 1024, 4, 6),
+        (1, 1024, 2, 3),
+    ]
 
 
 def test_what_lies_behind_the_last_stride_is_left_out():

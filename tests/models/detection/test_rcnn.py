@@ -62,6 +62,15 @@ def test_the_machines_are_in_the_state(fitted):
     assert not list(filter(lambda p: p.requires_grad, other.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "side", "reason"),
+    [("alexnet", 40, "Output size is too small"), ("vit_b_16", 227, "Expected 224 but got 227")],
+)
+def test_a_side_that_the_backbone_does_not_take(backbone, side, reason):
+    with torch.device("meta"), pytest.raises(ModelError, match=rf"option side is {side}; the backbone .*{reason}"):
+        build("rcnn", 3, {"backbone": backbone, "side": side})
+
+
 def test_a_gradient_is_refused():
     assert find("rcnn").fits_at_once
     with pytest.raises(ModelError, match="fit it with fit_batches"):

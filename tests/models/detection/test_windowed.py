@@ -64,6 +64,21 @@ def test_a_window_must_be_whole_strides():
         WindowTrunk("resnet18", 36, 8, 16)
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("sliding_window", "features_stride"),
+        ("sliding_window", "stride"),
+        ("overfeat", "stride"),
+        ("convolutional_classifier", "stride"),
+        ("overfeat", "window"),
+    ],
+)
+def test_a_length_of_nothing_is_refused(name: str, option: str):
+    with pytest.raises(ModelError, match=f"option {option} is 0; it must be at least 1"):
+        small(name, **{option: 0})
+
+
 @torch.no_grad()
 def test_overfeat_s_grid_for_each_scale_and_its_shared_features():
     model = small("overfeat", window=32, stride=8, scales="1,1.5").eval()
