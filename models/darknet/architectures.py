@@ -5,6 +5,7 @@ https://arxiv.org/abs/1612.08242, https://arxiv.org/abs/1804.02767, https://arxi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -93,7 +94,7 @@ def read_anchors(text: str) -> Anchors:
         sides = [float(side) for side in text.split(",")]
     except ValueError:
         sides = []
-    if not sides or len(sides) % 2 or min(sides) <= 0:
+    if not sides or len(sides) % 2 or not all(side > 0 and math.isfinite(side) for side in sides):
         raise ModelError(f"option anchors is {text!r}; expected widths and heights in pixels, such as 10,14,23,27")
     return tuple(sorted(zip(sides[::2], sides[1::2], strict=True), key=lambda anchor: anchor[0] * anchor[1]))
 

@@ -85,6 +85,7 @@ def loss_keys(kind: str, box_loss: str, box_weight: float, ignore_threshold: flo
     Raises:
         ModelError: a value that cannot be.
     """
+    require("box_weight", box_weight, 0)
     require("ignore_threshold", ignore_threshold, 0, 1)
     if box_loss not in BOX_LOSSES:
         raise ModelError(f"option box_loss is {box_loss!r}; expected one of {', '.join(BOX_LOSSES)}")
