@@ -128,6 +128,7 @@ class DarknetLoss(nn.Module):
     """The loss of a network with these levels, whose images are `width` x `height` pixels inside."""
 
     prior: Tensor  # (A, 2) width, height of every level's anchors as a share of the input
+    shape: Tensor  # (A,) int64, equal for anchors of several levels that are one and the same
     start: Tensor  # (A,) number of the anchor's first cell among the decoder's M
     grid: Tensor  # (A, 2) columns, rows of its level
     size: Tensor  # (4,) width, height, width, height of the input
@@ -139,7 +140,9 @@ class DarknetLoss(nn.Module):
         self.labels = levels[0].labels
         cells = [level.shape.height * level.shape.width for level in levels for _ in level.anchors]
         sides = [(level.shape.width, level.shape.height) for level in levels for _ in level.anchors]
-        prior = torch.tensor([anchor for level in levels for anchor in level.anchors])
+        anchors = [anchor for level in levels for anchor in level.anchors]
+        prior = torch.tensor(anchors)
+        self.register_buffer("shape", torch.tensor([anchors.index(each) for each in anchors]), persistent=False)
         self.register_buffer("prior", prior / torch.tensor([width, height]), persistent=False)
         self.register_buffer("start", torch.tensor([0, *cells[:-1]]).cumsum(0), persistent=False)
         self.register_buffer("grid", torch.tensor(sides), persistent=False)
@@ -164,9 +167,12 @@ class DarknetLoss(nn.Module):
 
     @torch.no_grad()
     def match(self, truth: Truth, anchors: int) -> Match:
-        """The anchor of the likest shape at each object's centre, of the `anchors` (M) of an image, over all levels."""
+        """The anchor of the likest shape at each object's centre, of the `anchors` (M) of an image, over all levels.
+
+        It is matched on every level that has it, as YOLOv4-tiny's two levels share one.
+        """
         likeness = shape_iou(truth.boxes[:, 2:] - truth.boxes[:, :2], self.prior)
-        best = F.one_hot(likeness.argmax(dim=1), len(self.prior)).bool()
+        best = self.shape == self.shape[likeness.argmax(dim=1), None]
         owner, anchor = torch.where(best | (likeness > self.terms.match_threshold))
         centre = (truth.boxes[owner, :2] + truth.boxes[owner, 2:]) / 2
         grid = self.grid[anchor]

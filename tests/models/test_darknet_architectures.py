@@ -6,6 +6,7 @@ from torch import nn
 from models import build
 from models.darknet import architectures
 from models.darknet.architectures import Plan, read_anchors
+from models.darknet.loss import Truth
 from models.darknet.network import DarknetDetector
 from models.darknet.zoo import COCO, VARIANTS
 from models.errors import ModelError
@@ -106,6 +107,13 @@ def test_yolov4_tinys_levels_share_an_anchor_as_published():
     assert masks == [(3, 4, 5), (1, 2, 3)]
     own = [s.integers("mask") for s in sections("yolov4_tiny", ((1, 1), (2, 2), (3, 3), (4, 4))) if s.kind == "yolo"]
     assert own == [(2, 3), (0, 1)]
+
+
+def test_yolov4_tinys_shared_anchor_is_matched_on_both_levels():
+    published = small("yolov4_tiny", input_size=416).loss
+    side = torch.tensor([81.0, 82.0]) / 416
+    thing = Truth(torch.tensor([0]), torch.cat([0.5 - side / 2, 0.5 + side / 2])[None], torch.tensor([0]))
+    assert published.match(thing, 3 * (13**2 + 26**2)).truth.tolist() == [0, 0]
 
 
 def sections(name, anchors):

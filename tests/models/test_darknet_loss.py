@@ -52,6 +52,18 @@ def test_an_object_is_matched_to_the_anchor_of_the_likest_shape(thing, slot):
     assert loss.match(truth(thing), ANCHORS).slot.tolist() == [slot]
 
 
+def test_an_anchor_that_two_levels_share_is_matched_on_both():
+    shared = Level(((8.0, 8.0), (32.0, 32.0)), classes=2, scale=1.0, new_coords=False, shape=Shape(14, 4, 4))
+    loss, decoder = criterion(COARSE, shared)
+    thing = (0, 1, 40, 20, 30, 34)
+    found = loss.match(truth(thing), 2 * 4 + 2 * 16)
+    assert found.slot.tolist() == [1, 8 + 16 + 1 * 4 + 2]  # column 1, row 0 of 2 x 2; column 2, row 1 of 4 x 4
+    assert found.truth.tolist() == [0, 0]
+    assert found.classes.tolist() == [[0, 1], [0, 1]]
+    parts = losses(loss, decoder, values(anchors=40), truth(thing))
+    assert parts["classes"] == pytest.approx(2 * 2 * math.log(2))
+
+
 def test_other_anchors_of_a_like_shape_are_matched_where_asked():
     loss, _ = criterion(COARSE, FINE, match_threshold=0.5)
     found = loss.match(truth((0, 0, 10, 10, 40, 28)), ANCHORS)  # IoU 0.77 with 32 x 32, 0.75 with 48 x 24
