@@ -182,7 +182,7 @@ class CornerNet(nn.Module):
 def image_losses(
     maps: tuple[CornerMaps, CornerMaps], image: int, wanted: tuple[CornerTargets, CornerTargets]
 ) -> dict[str, Tensor]:
-    """The weighted losses of one image; offsets and heat are the sums over both kinds of corners, halved."""
+    """The weighted losses of one image; heat and offsets are the sums over both kinds of corners."""
     embeddings, heat, offsets = [], [], []
     for found, target in zip(maps, wanted, strict=True):
         at = (slice(None), target.rows, target.columns)
@@ -190,8 +190,8 @@ def image_losses(
         embeddings.append(found.embedding[image].float()[at][0])
         offsets.append(offset_loss(found.offsets[image].float()[at].T, target.offsets))
     return {
-        "heat": (heat[0] + heat[1]) / 2,
+        "heat": heat[0] + heat[1],
         "pull": PULL_WEIGHT * pull_loss(*embeddings),
         "push": PUSH_WEIGHT * push_loss(*embeddings),
-        "offsets": (offsets[0] + offsets[1]) / 2,
+        "offsets": offsets[0] + offsets[1],
     }

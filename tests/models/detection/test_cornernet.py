@@ -7,7 +7,7 @@ from torchvision.ops import box_iou
 from models import build
 from models.detection.cornernet.decoding import CornerMaps, Corners, best_corners, pair
 from models.detection.cornernet.losses import heat_loss, offset_loss, pull_loss, push_loss
-from models.detection.cornernet.network import channels_at, corner_pool
+from models.detection.cornernet.network import channels_at, corner_pool, image_losses
 from models.detection.cornernet.targets import corner_targets, gaussian_radius
 from models.errors import ModelError, WeightsError
 from pipeline.weights import Checkpoint, load, save
@@ -112,6 +112,16 @@ def test_offset_loss_by_hand():
         (0.5 * 0.2**2 + (3 - 0.5)) / 2
     )
     assert offset_loss(wanted[:0], wanted[:0]) == 0
+
+
+def test_an_image_s_losses_are_the_sums_over_both_kinds_of_corners():
+    first, second = (targets([corner], [1], [0.0]) for corner in ([9.0, 14.0], [22.0, 19.0]))
+    still = CornerMaps(torch.zeros(1, 2, 6, 8), torch.zeros(1, 1, 6, 8), torch.zeros(1, 2, 6, 8))
+    found = image_losses((still, still), 0, (first, second))
+    # scores of 1/2 in 96 cells, and offsets of (0.25, 0.5) and (0.5, 0.75) that are said to be 0
+    assert found["heat"].item() == pytest.approx(2 * 96 * math.log(2) / 4)
+    assert found["offsets"].item() == pytest.approx((0.25**2 + 0.5**2 + 0.5**2 + 0.75**2) / 2)
+    assert found["pull"] == found["push"] == 0
 
 
 def test_only_peaks_are_corners():
