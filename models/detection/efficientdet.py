@@ -17,6 +17,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from models.backbones import MEAN, STD, Backbone
+from models.detection.selection import SolidDetections
 from models.losses.boxes import focal_loss
 from models.options import require
 from models.spec import ModelSpec
@@ -182,6 +183,10 @@ def _anchors(scale: float) -> AnchorGenerator:
     return AnchorGenerator(sizes, (_RATIOS,) * len(STRIDES))
 
 
+class EfficientDet(SolidDetections, RetinaNet):  # type: ignore[misc]  # torchvision is not typed
+    """What the heads say of the pyramid's anchors; a RetinaNet, whose parts are given to it."""
+
+
 def _build(
     *,
     num_classes: int,
@@ -204,7 +209,7 @@ def _build(
     require("score_threshold", score_threshold, 0, 1)
     require("nms_threshold", nms_threshold, 0, 1)
     require("detections_per_image", detections_per_image, 1)
-    network: nn.Module = RetinaNet(
+    network: nn.Module = EfficientDet(
         Pyramid(backbone, width, cells),
         num_classes,
         min_size=image_size,

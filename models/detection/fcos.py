@@ -16,6 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from models.backbones import MEAN, STD, Backbone
+from models.detection.selection import SolidDetections
 from models.errors import ModelError
 from models.options import require
 from models.spec import ModelSpec
@@ -42,6 +43,10 @@ class PyramidBackbone(Backbone):
         scales = OrderedDict((str(i), scale) for i, scale in enumerate(super().forward(images)))
         maps: OrderedDict[str, Tensor] = self.fpn(scales)
         return maps
+
+
+class SolidFCOS(SolidDetections, FCOS):  # type: ignore[misc]  # torchvision is not typed
+    """Torchvision's, without detections of no width or height."""
 
 
 def _build(
@@ -80,7 +85,7 @@ def _build(
         "nms_thresh": nms_threshold,
         "detections_per_img": detections_per_image,
     }
-    network: nn.Module = FCOS(PyramidBackbone(backbone, width, levels), num_classes, **settings)
+    network: nn.Module = SolidFCOS(PyramidBackbone(backbone, width, levels), num_classes, **settings)
     return network
 
 

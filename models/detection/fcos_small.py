@@ -9,10 +9,10 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
+from models.detection.fcos import SolidFCOS
 from models.options import require
 from models.spec import ModelSpec
 from models.torchvision_zoo import transform_rule
@@ -84,7 +84,7 @@ def _build(
     require("nms_threshold", nms_threshold, 0, 1)
     require("detections_per_image", detections_per_image, 1)
     backbone = SmallPyramid(width)
-    network: nn.Module = FCOS(
+    network: nn.Module = SolidFCOS(
         backbone,
         num_classes,
         min_size=min_size,

@@ -16,7 +16,7 @@ from models.boxes.merging import greedy_merge
 from models.boxes.windows import Pyramid, WindowSample, inside, joined, parse_scales, sample_windows
 from models.detection.convolutional_classifier import pyramid_of
 from models.detection.region_heads import Target
-from models.detection.selection import Detections
+from models.detection.selection import NOTHING, Detections
 from models.detection.two_stage import resizing
 from models.detection.window_classifier import WindowTrunk, as_convolution, listed
 from models.options import require
@@ -123,7 +123,7 @@ class OverFeat(nn.Module):
             strong = torch.where(seen & (scores[:, label] > self.score_threshold))[0]
             strong = strong[scores[strong, label].argsort(descending=True, stable=True)[:_CANDIDATES]]
             each = clip_boxes_to_image(boxes[label, strong], size)
-            kept = remove_small_boxes(each, 1e-2)
+            kept = remove_small_boxes(each, NOTHING)
             found.append((label, *greedy_merge(each[kept], scores[strong[kept], label], self.merge_limit)))
         merged, sums = torch.cat([f[1] for f in found]), torch.cat([f[2] for f in found])
         labels = torch.cat([torch.full((len(f[2]),), f[0], device=scores.device) for f in found])

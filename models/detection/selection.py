@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from models.boxes.suppression import Suppression, suppress, suppression
@@ -13,6 +14,8 @@ from models.options import require
 
 Detections = dict[str, Tensor]
 """boxes (N, 4) xyxy, labels (N,) int64, scores (N,), best first."""
+NOTHING = 1e-2
+"""Pixels; boxes that are narrower or lower, such as those cut at the image's border, are no detections."""
 _CANDIDATES = 10_000
 """Boxes of an image that are compared with each other, at most."""
 
@@ -39,13 +42,25 @@ class Selection:
             labels: (N,) int64.
         """
         boxes = clip_boxes_to_image(boxes.float(), size)
-        keep = remove_small_boxes(boxes, 1e-2)
+        keep = remove_small_boxes(boxes, NOTHING)
         keep = keep[scores[keep] > self.score_threshold]
         keep = keep[scores[keep].argsort(descending=True, stable=True)[:_CANDIDATES]]
         boxes, scores, labels = boxes[keep], scores[keep].float(), labels[keep]
         kept, scores = suppress(boxes, scores, labels, self.suppression, self.detections)
         passed = scores > self.score_threshold  # softly suppressed ones may have fallen below
         return {"boxes": boxes[kept][passed], "labels": labels[kept][passed], "scores": scores[passed]}
+
+
+class SolidDetections(nn.Module):
+    """To stand before torchvision's FCOS or RetinaNet among a class's bases: leaves out what was cut to nothing."""
+
+    def postprocess_detections(self, *said: Any) -> list[Detections]:
+        """Detections of each image, of what the head said; torchvision's own, without those of no width or height."""
+        solid = []
+        for found in super().postprocess_detections(*said):  # type: ignore[misc]
+            kept = remove_small_boxes(found["boxes"], NOTHING)
+            solid.append({key: value[kept] for key, value in found.items()})
+        return solid
 
 
 def selection(

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from models.backbones import MEAN, STD, Backbone
+from models.detection.selection import NOTHING
 from models.errors import ModelError
 from models.losses.yolo_v1 import Cells, decode, losses, read_truth
 from models.options import require
@@ -125,7 +126,9 @@ class YoloV1(nn.Module):
         pixels = (boxes * boxes.new_tensor([width, height, width, height])).flatten(0, 2)
         scores = (cells.confidence[..., None] * cells.classes[:, :, None]).flatten(0, 2).clamp(0, 1)
         rows, labels = torch.where(scores > layout.score_threshold)
-        found, sure = clip_boxes_to_image(pixels[rows], size), scores[rows, labels]
+        found = clip_boxes_to_image(pixels[rows], size)
+        solid = remove_small_boxes(found, NOTHING)
+        found, sure, labels = found[solid], scores[rows, labels][solid], labels[solid]
         kept = batched_nms(found, sure, labels, layout.nms_threshold)[: layout.limit]
         return {"boxes": found[kept], "labels": labels[kept], "scores": sure[kept]}
 

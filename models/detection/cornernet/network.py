@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from models.boxes.suppression import Suppression, suppress
 from models.detection.cornernet.decoding import CornerMaps, best_corners, pair
 from models.detection.cornernet.losses import PULL_WEIGHT, PUSH_WEIGHT, heat_loss, offset_loss, pull_loss, push_loss
 from models.detection.cornernet.targets import CornerTargets, corner_targets, gaussian_radius
+from models.detection.selection import NOTHING
 from models.errors import ModelError
 from models.hourglass import STRIDE, Hourglass, Residual, convolution, norm_of
 
@@ -168,12 +169,10 @@ class CornerNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Boxes xyxy in pixels of the batch, labels and scores of one image of `size` (height, width), best first."""
         boxes, scores, classes = pair(best_corners(top_left, image), best_corners(bottom_right, image))
-        likely = scores > self.score_threshold
-        boxes, scores, labels = (
-            clip_boxes_to_image(boxes[likely] * STRIDE, size),
-            scores[likely],
-            classes[likely] + 1,
-        )
+        boxes = clip_boxes_to_image(boxes * STRIDE, size)
+        likely = remove_small_boxes(boxes, NOTHING)
+        likely = likely[scores[likely] > self.score_threshold]
+        boxes, scores, labels = boxes[likely], scores[likely], classes[likely] + 1
         kept, lowered = suppress(boxes, scores, labels, self.suppression, self.limit)
         above = lowered > self.score_threshold
         return {"boxes": boxes[kept][above], "labels": labels[kept][above], "scores": lowered[above]}

@@ -170,6 +170,16 @@ def test_perfect_maps_give_the_objects_back():
     torch.testing.assert_close(found["boxes"][found["labels"].argsort()], boxes)
 
 
+def test_pairs_outside_of_the_image_are_no_detections():
+    model = build("cornernet", 3, SMALL)
+    maps = []
+    for place in ((40.0, 8.0), (60.0, 50.0)):
+        wanted = corner_targets(torch.tensor([place]), torch.zeros(1), torch.tensor([0]), (2, 16, 16), 4)
+        maps.append(CornerMaps(40 * wanted.heat[None] - 20, torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16)))
+    assert model.select(*maps, 0, (64, 64))["boxes"].tolist() == [[40, 8, 60, 48]]
+    assert model.select(*maps, 0, (64, 39))["boxes"].tolist() == []
+
+
 def test_all_stacks_are_taught():
     target = {"boxes": torch.tensor([[4.0, 5, 40, 44]]), "labels": torch.tensor([1])}
     model = build("cornernet", 3, SMALL).train()

@@ -67,6 +67,12 @@ def test_scores_stay_between_0_and_1_and_boxes_in_the_image():
     assert found["boxes"].tolist() == [[0, 0, 100, 200]]
 
 
+def test_boxes_without_width_or_height_are_no_detections():
+    boxes = torch.tensor([[0.5, 0.5, 0.0, 0.7], [0.5, 0.5, 0.7, 0.0], [9.0, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]])
+    found = detected(Cells(boxes.reshape(1, 1, 1, 4, 4), torch.full((1, 1, 1, 4), 0.5), torch.ones(1, 1, 1, 1)))
+    assert found["boxes"].tolist() == [[37.5, 75, 62.5, 125]]
+
+
 def test_training_sees_what_evaluation_sees():
     model = build("yolo_v1", 4, {**SMALL, "dropout": 0.0})
     images = sample_images((45, 33))
