@@ -95,8 +95,8 @@ class WindowSample:
 def sample_windows(windows: Tensor, boxes: Tensor, labels: Tensor, count: int, size: Size) -> WindowSample:
     """At most `count` windows, half of them objects if there are as many.
 
-    A window that covers a true box with IoU 0.5 is of its class, and so is the one that covers a true box best. Windows
-    whose centre lies outside of the image are left out.
+    A window that covers a true box with IoU 0.5 is of its class, and so is the one that covers a true box best, if any
+    does. Windows whose centre lies outside of the image are left out.
 
     Args:
         windows: (T, 4) xyxy.
@@ -107,8 +107,9 @@ def sample_windows(windows: Tensor, boxes: Tensor, labels: Tensor, count: int, s
     classes = torch.where(overlaps >= 0.5, labels[truth], 0) if len(boxes) else torch.zeros_like(truth)
     classes[~inside(windows, size)] = -1
     if len(boxes):
-        _, best = best_overlaps(boxes, windows)
-        classes[best], truth[best] = labels, torch.arange(len(boxes), device=truth.device)
+        most, best = best_overlaps(boxes, windows)
+        touched = torch.where(most > 0)[0]
+        classes[best[touched]], truth[best[touched]] = labels[touched], touched
     positive, negative = BalancedPositiveNegativeSampler(count, 0.5)([classes])
     index = torch.where(positive[0] | negative[0])[0]
     return WindowSample(index, classes[index], truth[index])

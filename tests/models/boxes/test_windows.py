@@ -54,6 +54,14 @@ def test_an_object_that_no_window_fits_has_its_best_one():
     assert sample.index[sample.labels == 3].tolist() == [0]
 
 
+def test_an_object_that_no_window_touches_is_not_taught():
+    windows = Pyramid(16, 16, (1.0,)).boxes((32, 32))
+    boxes = torch.tensor([[20.0, 20, 30, 30], [50.0, 50, 60, 60], [8, 8, 8, 8]])
+    sample = sample_windows(windows, boxes, torch.tensor([1, 3, 2]), 8, (32, 32))
+    assert sample.labels.tolist() == [0, 0, 0, 1]
+    assert sample.truth[sample.labels > 0].tolist() == [0]
+
+
 def test_without_objects_all_are_background_and_windows_in_the_padding_do_not_count():
     windows = Pyramid(16, 8, (1.0,)).boxes((64, 64))
     sample = sample_windows(windows, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 8, (64, 30))
