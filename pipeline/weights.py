@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from models.darknet.zoo import SPECS as DARKNETS
 from models.errors import WeightsError
 from models.mismatch import explain
 from models.options import Value
@@ -178,5 +179,5 @@ def _stranger(data: bytes) -> str | None:
 
 def _unknown(data: bytes) -> str:
     if len(data) >= 16 and struct.unpack_from("<2i", data) in {(0, 1), (0, 2)}:
-        return "a Darknet .weights file, which only the model darknet takes"
+        return f"a Darknet .weights file, which only these models take: {', '.join(spec.name for spec in DARKNETS)}"
     return f"of no known kind ({len(data)} bytes, beginning with {data[:8].hex(' ')})"
