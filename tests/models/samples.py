@@ -79,6 +79,7 @@ def sample_options(name: str) -> dict[str, Value]:
         "max_size": 96,
         "score_threshold": "0.001",
         "detections_per_image": 20,
+        "regions_per_image": 32,
     }
     return {key: value for key, value in small.items() if key in taken}
 

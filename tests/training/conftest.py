@@ -23,7 +23,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     warehouse = str(folder / "warehouse")
     with open_executor() as executor:
-        for name, count in (("shapes", IMAGES), ("pair", 2)):
+        for name, count in (("shapes", IMAGES), ("pair", 2), ("single", 1)):
             draw_dataset(folder / name, {"train": count}, size=64)
             images, annotations = str(folder / name / "train/images"), str(folder / name / "instances_train.json")
             ingest(
