@@ -10,11 +10,9 @@ Value = int | float | str | bool
 
 @dataclass(frozen=True)
 class Small:
-    """How to build a network small, and what the tester is to know of it."""
+    """How to build a network small."""
 
     options: Mapping[str, Value] = field(default_factory=dict)
-    without_gradient: tuple[str, ...] = ()
-    """Beginnings of the names of trainable parameters that a step with objects rightly leaves without a gradient."""
 
 
 YOLO: Mapping[str, Value] = {"width": 0.125, "input_size": 64, "score_threshold": 0.001}
