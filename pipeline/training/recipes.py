@@ -58,8 +58,8 @@ def nuclei() -> TrainConfig:
     return TrainConfig(
         "dsb2018-200",
         model="unet",
-        option=("width=16", "depth=4"),
-        epochs=26,
+        option=("width=12", "depth=4"),
+        epochs=30,
         batch_size=8,
         learning_rate=3e-3,
         weight_decay=1e-2,
@@ -70,8 +70,10 @@ def nuclei() -> TrainConfig:
         rotate=90.0,
         brightness=0.3,
         contrast=0.3,
+        crop=(192, 192),
+        channels_last=False,
         precision="auto",
-        validate_every=13,
+        validate_every=15,
         threads=2,
     )
 
@@ -81,7 +83,7 @@ def membranes() -> TrainConfig:
     return TrainConfig(
         "isbi-membrane",
         model="unet",
-        option=("width=16", "depth=4"),
+        option=("width=12", "depth=4"),
         epochs=40,
         batch_size=4,
         learning_rate=3e-3,
@@ -95,6 +97,7 @@ def membranes() -> TrainConfig:
         brightness=0.2,
         contrast=0.2,
         crop=(384, 384),
+        channels_last=False,
         precision="auto",
         validate_every=10,
         threads=2,

@@ -85,7 +85,7 @@ def test_membranes(warehouse: str, elastic: float) -> None:
 
 
 def test_a_backbone_from_imagenet_beats_a_random_one_in_four_epochs(warehouse: str, backbone: str) -> None:
-    small = tuple(o for o in recipes.LIGHT_FCOS if "size" not in o) + ("min_size=224", "max_size=320")
+    small = (*(o for o in recipes.LIGHT_FCOS if "size" not in o), "min_size=224", "max_size=320")
     short: dict[str, Any] = {"epochs": 4, "plain_epochs": 1, "option": small}
     tuned = scored(warehouse, "bccd", "short-tuned", "test", "AP50", init=backbone, **short)
     extracted = scored(
