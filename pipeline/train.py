@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ShardlensError, StorageError
 from pipeline.execution import ProgressListener, no_progress
 from pipeline.networks import CHECKPOINT
 from pipeline.training import curves, records, scores
@@ -82,15 +82,16 @@ def train(
     begun = time.perf_counter()
     job = prepare(config)
     notes = (*job.notes, *fitting(job))
-    done = records.claim(job)
-    if done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
-        return TrainReport(**done["report"])
+    claimed = records.claim(job)
+    if claimed.done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
+        return TrainReport(**claimed.done["report"])
     for note in notes:
         tell(note)
     try:
         trained = launch(job, progress)
-    except ConfigError:
-        records.release(job)
+    except ShardlensError as error:
+        if claimed.fresh and not isinstance(error, StorageError):  # the same command goes on once the store is back
+            records.release(job)
         raise
     curves.publish(job, scores.join(job, [int(figures["step"]) for figures in trained.validations]))
     report = summary(job, trained, time.perf_counter() - begun)

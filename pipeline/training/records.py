@@ -76,18 +76,26 @@ class Trained:
     """What of the weights to start from was taken, and what was not."""
 
 
-def claim(job: TrainJob) -> dict[str, Any] | None:
-    """Begin the run, or take up the one of the same name and settings.
+@dataclass(frozen=True)
+class Claim:
+    """A run's name as it was taken."""
 
-    Returns:
-        The document of `finish`, if the run is whole already.
+    fresh: bool
+    """Whether nobody had begun the run before."""
+    done: dict[str, Any] | None
+    """The document of `finish`, if the run is whole already."""
+
+
+def claim(job: TrainJob) -> Claim:
+    """Begin the run, or take up the one of the same name and settings.
 
     Raises:
         RunError: the name is taken by a run with other settings; the message shows the difference.
     """
     place = storage.join(job.folder, "run.json")
     document = {"run": job.run, "dataset": job.config.dataset, "fingerprint": job.fingerprint, "settings": job.settings}
-    if not storage.create(place, to_json(document)):
+    fresh = storage.create(place, to_json(document))
+    if not fresh:
         found = read_json(place)
         if found["fingerprint"] != job.fingerprint:
             raise RunError(
@@ -96,11 +104,11 @@ def claim(job: TrainJob) -> dict[str, Any] | None:
                 "give another --run name to train with these settings"
             )
     done = storage.join(job.folder, "train.json")
-    return dict(read_json(done)) if storage.exists(done) else None
+    return Claim(fresh, dict(read_json(done)) if storage.exists(done) else None)
 
 
 def release(job: TrainJob) -> None:
-    """Give the run's name back when its settings turned out impossible before there was anything to keep."""
+    """Give the run's name back when it failed before there was anything to keep, so that other settings may be tried."""
     if not steps_below(job.folder):
         storage.delete(storage.join(job.folder, "run.json"))
 

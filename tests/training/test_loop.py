@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline import storage, tables
-from pipeline.errors import ConfigError, TrainingError, WeightsError
+from pipeline.errors import ConfigError, RunError, TrainingError, WeightsError
 from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig
 from pipeline.predict import multiplies_bf16
@@ -19,7 +19,7 @@ from pipeline.train import train
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
-from pipeline.training.records import Trained
+from pipeline.training.records import Trained, claim
 from pipeline.training.stepper import build_network, open_device
 from pipeline.weights import load
 from tests.training.conftest import FAILING, SEMANTIC
@@ -155,6 +155,28 @@ def test_the_advice_can_be_followed_under_the_same_name(config: Make, warehouse:
     with pytest.raises(ConfigError, match="use --batch-size 2"):
         train(config(**FAILING, option=("room=3",)))
     assert train(config(**FAILING, option=("room=3",), batch_size=2)).checkpoint == f"{warehouse}/checkpoints/r"
+
+
+def test_a_loss_that_failed_at_once_leaves_the_name_for_other_settings(config: Make, warehouse: str) -> None:
+    with pytest.raises(TrainingError, match=r"lower --learning-rate.*no checkpoint had been written yet"):
+        train(config(**FAILING, option=("nan_at=3",), batch_size=4))
+    lower = config(**FAILING, option=(), learning_rate=1e-5, batch_size=4)
+    assert train(lower).checkpoint == f"{warehouse}/checkpoints/r"
+
+
+def test_a_run_with_a_checkpoint_keeps_its_name(config: Make) -> None:
+    settings = {**FAILING, "option": ("nan_at=7",), "batch_size": 4, "epochs": 2}
+    with pytest.raises(TrainingError, match="last good checkpoint"):
+        train(config(**settings))
+    with pytest.raises(RunError, match="exists with other settings"):
+        train(config(**settings, learning_rate=1e-5))
+
+
+def test_a_run_that_others_had_begun_keeps_its_name(config: Make) -> None:
+    claim(prepare(config(**FAILING, option=("room=3",))))
+    with pytest.raises(ConfigError, match="use --batch-size 2"):
+        train(config(**FAILING, option=("room=3",)))
+    assert not claim(prepare(config(**FAILING, option=("room=3",)))).fresh
 
 
 def test_emulated_bf16_is_told_before_the_first_step(config: Make) -> None:

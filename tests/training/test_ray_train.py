@@ -16,6 +16,7 @@ from pipeline.executors import ExecutorConfig, cluster
 from pipeline.executors.ray_train import backend, explain, fit_on_ray
 from pipeline.train import TrainConfig, train
 from pipeline.training.job import prepare
+from pipeline.training.records import claim
 from tests.training.conftest import FAILING
 from tests.training.test_loop import on_two_processes
 
@@ -47,6 +48,9 @@ def test_an_error_of_a_worker_comes_back_unchanged(config: Make, embedded: None)
         TrainingError, match=r"^the loss is not a finite number any more at epoch 1, step 2 \(area nan\)"
     ):
         train(config(**FAILING, option=("nan_at=2",), executor=ONE, batch_size=2))
+    assert claim(
+        prepare(config(**FAILING, option=(), executor=ONE, batch_size=2))
+    ).fresh  # nothing was kept, the name neither
 
 
 def test_a_worker_that_dies_is_an_explained_error(config: Make, embedded: None) -> None:

@@ -49,10 +49,9 @@ def test_a_name_in_use_with_other_settings_shows_them(config: Make) -> None:
 
 def test_a_run_is_whole_once_it_is_finished(config: Make) -> None:
     job = prepare(config())
-    assert claim(job) is None
-    assert claim(job) is None
+    assert [(claimed.fresh, claimed.done) for claimed in (claim(job), claim(job))] == [(True, None), (False, None)]
     finish(job, {"run": "r"}, Trained("ab", 2, ({"epoch": 1, "loss": 3.0},), 2, 1.0, 0.5, ()))
-    found = claim(job)
+    found = claim(job).done
     assert found is not None
     assert (found["report"], found["losses"]) == ({"run": "r"}, [{"epoch": 1, "loss": 3.0}])
     assert found["settings"]["options"] == {"width": 8, "min_size": 64}
