@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
 from pipeline import storage
 from pipeline.errors import ShardlensError, StorageError
 from pipeline.execution import ProgressListener, no_progress
@@ -18,7 +16,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.job import TrainJob, prepare
 from pipeline.training.loop import LocalWorker, fit
 from pipeline.training.records import Trained
-from pipeline.training.stepper import build_network
+from pipeline.training.stepper import fitting
 
 __all__ = ["TrainConfig", "TrainReport", "train"]
 
@@ -97,18 +95,6 @@ def train(
     report = summary(job, trained, time.perf_counter() - begun)
     records.finish(job, asdict(report), trained)
     return report
-
-
-def fitting(job: TrainJob) -> list[str]:
-    """What of the weights to start from fits, as a note.
-
-    Raises:
-        WeightsError: nothing does.
-    """
-    if job.config.init is None:
-        return []
-    with torch.random.fork_rng([]):
-        return [str(build_network(job)[1])]
 
 
 def launch(job: TrainJob, progress: ProgressListener) -> Trained:

@@ -24,6 +24,7 @@ from pipeline.networks import read_options, weights_file
 from pipeline.panoptic import stuff_labels
 from pipeline.predict import resolve_precision
 from pipeline.training import checks
+from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, select
@@ -158,7 +159,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     if val_split is not None:
         checks.check_validation(config, spec, annotations, dataset.images, dataset.categories, val_split)
     labels, label_of = name_labels(spec, dataset.categories)
-    criterion(config, labels)  # a weight of an unknown label is told before any worker starts
+    criterion(config, labels)  # a weight of an unknown label is told before any worker starts, and so are changes
+    Augmenter(config, spec.task, config.seed, config.epochs)  # of images that do not go with the task
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
     if spec.task == "panoptic":

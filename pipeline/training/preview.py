@@ -21,6 +21,7 @@ from pipeline.training.job import TrainJob, prepare
 from pipeline.training.objectives import VOID
 from pipeline.training.order import epoch_steps
 from pipeline.training.samples import Sample
+from pipeline.training.stepper import fitting
 
 TILE = 320
 """Pixels that an image is wide and high at most on the sheet."""
@@ -38,11 +39,12 @@ def preview(config: TrainConfig, count: int) -> str:
         URI of the PNG, in the run's folder; the run itself is not begun.
 
     Raises:
-        ShardlensError: `count` is not positive; see also `pipeline.training.job.prepare`.
+        ShardlensError: `count` is not positive; see also `pipeline.training.job.prepare` and `stepper.fitting`.
     """
     if count < 1:
         raise ConfigError(f"preview is {count}: expected the number of images to draw")
     job = prepare(config)
+    fitting(job)
     tiles = [_tile(drawn(sample, job.labels)) for sample in samples(job, count)]
     sheet = make_grid(torch.stack(tiles), nrow=min(count, COLUMNS), padding=4, pad_value=255)
     place = storage.join(job.folder, PICTURE)

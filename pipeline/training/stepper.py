@@ -43,6 +43,23 @@ def build_network(job: TrainJob) -> tuple[nn.Module, Initialised | None]:
     return network, initialise(network, read_init(job.config.init), job.config.init)
 
 
+def fitting(job: TrainJob) -> list[str]:
+    """What of the weights to start from fits, as a note; the network is built where a setting needs a look at it.
+
+    Raises:
+        WeightsError: nothing does.
+        ConfigError: the network has no backbone, or no choice of input sizes, and something is asked of it.
+    """
+    config = job.config
+    if config.init is None and config.backbone_factor == 1 and not config.multi_scale:
+        return []
+    with torch.random.fork_rng([]):
+        network, initialised = build_network(job)
+    Transfer(network, config, initialised).begin(0)
+    vary_input(network, config, job.spec.task)
+    return [str(initialised)] if initialised else []
+
+
 def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
     """The network with its convolutions' weights as NHWC in memory, if that is wanted."""
     return network.to(memory_format=torch.channels_last) if channels_last else network

@@ -93,6 +93,30 @@ def test_what_cannot_work_is_told_before_the_first_step(train: Run, words: tuple
     assert re.search(f"(?s)error: .*{message}", said), said
 
 
+UNET = ("--model", "unet", "--option", "depth=1", "--option", "width=4")
+
+
+@pytest.mark.parametrize("preview", [(), ("--preview", "1")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*UNET, "--backbone-factor", "0.5"), "unet has no part called backbone.*leave --backbone-factor out"),
+        ((*BOXES, "--elastic", "3"), "elastic is 3.0: expected 0, for detection models"),
+        (
+            ("--model", "tests.training.colour_models:BOXES", "--multi-scale", "0.25"),
+            "multi_scale is 0.25: expected 0, for the model's input has one size",
+        ),
+    ],
+)
+def test_settings_that_the_network_refuses_are_told_before_the_name_is_taken(
+    train: Run, warehouse: str, words: tuple[str, ...], message: str, preview: tuple[str, ...]
+) -> None:
+    status, said = train("shapes", *words, *preview)
+    assert status == 1
+    assert re.search(message, said), said
+    assert not storage.exists(f"{warehouse}/checkpoints")
+
+
 def test_a_category_that_no_image_has_is_named(train: Run, changed: Callable[..., None]) -> None:
     changed(lambda document: document["categories"].append({"id": 9, "name": "star"}))
     status, said = train("other", *PIXELS)

@@ -107,6 +107,7 @@ ERRORS: list[tuple[dict[str, Any], type[ShardlensError], str]] = [
     ({"dataset": "bare"}, DatasetError, r"at least one box.*bare \(2 images\), which hold no annotations at all"),
     ({"executor": ExecutorConfig(kind="ray", workers="17")}, ConfigError, "16 images for 17 workers"),
     ({"init": "/not/there.pth"}, WeightsError, "no weights to start from at /not/there.pth"),
+    ({"copy_paste": 0.5}, ConfigError, "copy_paste is 0.5: expected 0, for detection models"),
     ({"run": "a/b"}, ConfigError, "run 'a/b' cannot be used as a name"),
 ]
 
