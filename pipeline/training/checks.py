@@ -1,38 +1,20 @@
-"""What is looked at before the first step: whatever can be seen to go wrong stops the run here, with its remedy.
-
-What stops no run (a category without images, boxes that leave their image) is noted: the notes are told before the first
-step and stand in the report, and with `--strict` they are an error.
-"""
+"""What is looked at before the first step: whatever can be seen to go wrong stops the run here, with its remedy."""
 
 from __future__ import annotations
-
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor, nn
 
-from models.spec import InputRule, ModelSpec, Task
+from models.spec import ModelSpec, Task
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.metrics.coco import FIGURES
 from pipeline.metrics.semantic import METRICS
-from pipeline.predict import multiplies_bf16
-from pipeline.shards import ImageRef
 from pipeline.training.config import TrainConfig
-from pipeline.training.truth import Truth, select
+from pipeline.training.truth import Truth, readable, select
 
 WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
-NAMED = 10
-"""Categories, and images, that a message names."""
-TOLERANCE = 0.5
-"""Pixels by which a box may leave its image without being told: rounding."""
-SMALL, LARGE = 96, 256
-"""Networks are tried on images that they see smaller than SMALL pixels; if LARGE ones fail as well, size is not the fault."""
 
 
 def choose_val_split(config: TrainConfig, images: pa.Table, split: str | None) -> str | None:
@@ -134,6 +116,21 @@ def check_masks(truth: Truth, images: pa.Table, config: TrainConfig, task: Task)
         )
 
 
+def check_readable(config: TrainConfig, images: pa.Table, aim: str) -> None:
+    """Refuse a split of which ingest could not read more than is allowed, as the run itself would in its course.
+
+    Raises:
+        DatasetError: it is so; the message names the last image.
+    """
+    unknown = images.filter(pc.is_null(images["width"])).select(["image_id", "file_name"]).to_pylist()
+    if len(unknown) > config.max_unreadable * images.num_rows:
+        raise DatasetError(
+            f"{len(unknown)} of the {images.num_rows} images to {aim} cannot be read, more than the "
+            f"{config.max_unreadable:.1%} of --max-unreadable; the last is image {unknown[-1]['image_id']} "
+            f"({unknown[-1]['file_name']}), which ingest could not read either: mend them and ingest {config.dataset} again"
+        )
+
+
 def check_validation(
     config: TrainConfig, spec: ModelSpec, annotations: pa.Table, images: pa.Table, categories: pa.Table, split: str
 ) -> None:
@@ -144,13 +141,14 @@ def check_validation(
         images: all images of the dataset.
 
     Raises:
-        DatasetError: it has no annotations of the model's task.
+        DatasetError: it has no annotations of the model's task, or too many images that cannot be read.
     """
     chosen = images.filter(pc.equal(images["split"], split))
-    readable = chosen.filter(pc.is_valid(chosen["width"])).combine_chunks()
-    truth = select(annotations, readable, spec.task, categories)
-    check_truth(truth, readable, split, config, spec.task, "validate on")
-    check_masks(truth, readable, config, spec.task)
+    check_readable(config, chosen, "validate on")
+    scored = readable(chosen)
+    truth = select(annotations, scored, spec.task, categories)
+    check_truth(truth, scored, split, config, spec.task, "validate on")
+    check_masks(truth, scored, config, spec.task)
 
 
 def check_counts(config: TrainConfig, images: int) -> None:
@@ -162,151 +160,4 @@ def check_counts(config: TrainConfig, images: int) -> None:
     if images < config.workers:
         raise ConfigError(
             f"{images} images for {config.workers} workers: expected one each at least; use fewer --workers"
-        )
-
-
-def notes(
-    config: TrainConfig, task: Task, truth: Truth, images: pa.Table, categories: pa.Table, annotations: pa.Table
-) -> list[str]:
-    """What to know of the data before paying for a run.
-
-    Args:
-        truth: what is learnt from.
-        images: those of the split.
-        annotations: rows of the dataset.
-
-    Raises:
-        DatasetError: there is anything to note, and the run is to be strict.
-    """
-    found = [
-        *_absent_categories(truth, categories),
-        *(_boxes_outside(annotations, images) if task != "semantic" else []),
-        *_large_step(config, images.num_rows),
-    ]
-    if found and config.strict:
-        listed = "".join(f"\n  {note}" for note in found)
-        raise DatasetError(f"refused by --strict, for there is something to note of {config.dataset}:{listed}")
-    return found
-
-
-def stated(config: TrainConfig, val_split: str | None, metric: str) -> str:
-    """What is validated on, and which weights are kept."""
-    if val_split is None:
-        why = (
-            "validate_every is 0"
-            if not config.validate_every
-            else f"{config.dataset} has no split for it (val or test)"
-        )
-        return f"nothing is validated, {why}: the last weights are kept"
-    often = "every epoch" if config.validate_every == 1 else f"every {config.validate_every} epochs"
-    ends = f", the run ends after {config.patience} without a better one" if config.patience else ""
-    return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
-
-
-def emulated(config: TrainConfig) -> list[str]:
-    """That the precision asked for is not this machine's."""
-    if config.precision != "bf16" or multiplies_bf16(config.device):
-        return []
-    return [
-        f"bf16 is emulated on this {config.device}, several times slower than fp32: --precision auto takes what is fast"
-    ]
-
-
-def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:
-    present = truth.rows["category_id"].unique()
-    absent = categories.filter(pc.invert(pc.is_in(categories["category_id"], present)))["name"].to_pylist()
-    if not absent:
-        return []
-    return [
-        f"{len(absent)} of {categories.num_rows} categories are in no image that is learnt from ({_listed(absent)}): they will "
-        "not be predicted; add images that show them, or ingest without them"
-    ]
-
-
-def _boxes_outside(annotations: pa.Table, images: pa.Table) -> list[str]:
-    """Boxes of the images that reach out of them, or lie outside."""
-    rows = annotations.filter(pc.is_in(annotations["image_id"], images["image_id"].combine_chunks()))
-    rows = rows.filter(pc.is_valid(rows["bbox"]))
-    place = np.searchsorted(images["image_id"].to_numpy(), rows["image_id"].to_numpy())
-    width, height = (images[side].to_numpy()[place] for side in ("width", "height"))
-    x, y, w, h = (pc.struct_field(rows["bbox"], side).to_numpy() for side in ("x", "y", "width", "height"))
-    over = np.maximum.reduce([-x, -y, x + w - width, y + h - height]) > TOLERANCE
-    if not over.any():
-        return []
-    names = images["file_name"].take(pa.array(np.unique(place[over]))).to_pylist()
-    return [
-        f"{int(over.sum())} boxes leave their image ({_listed(names)}): they are cut to it, and those left empty are not "
-        "learnt from; mend the annotations and ingest them again"
-    ]
-
-
-def _large_step(config: TrainConfig, images: int) -> list[str]:
-    if config.global_batch <= images:
-        return []
-    return [
-        f"a step could hold {config.global_batch} images (batch size x accumulation x workers), the epoch has {images}: every "
-        "epoch is one step of all of them; lower --batch-size for more steps"
-    ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A network's forward pass in training, on two images of one size with an object in each."""
-
-    network: nn.Module
-    task: Task
-    rule: InputRule
-    device: torch.device
-
-    def error(self, height: int, width: int) -> str | None:
-        """What goes wrong at this size of image; None = nothing."""
-        network = copy.deepcopy(self.network).train()
-        try:
-            with torch.no_grad(), torch.random.fork_rng([self.device.index or 0] if self.device.type == "cuda" else []):
-                self._run(network, height, width)
-        except (RuntimeError, ValueError) as error:
-            return str(error).partition("\n")[0]
-        return None
-
-    def _run(self, network: nn.Module, height: int, width: int) -> None:
-        if self.task == "semantic":
-            network(torch.zeros(2, 3, *self.rule.shape(height, width), device=self.device))
-            return
-        image = torch.full((3, height, width), 0.5, device=self.device)
-        network([image, image], [self._target(height, width), self._target(height, width)])
-
-    def _target(self, height: int, width: int) -> Mapping[str, Tensor]:
-        boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        target = {"boxes": boxes, "labels": torch.ones(1, dtype=torch.int64, device=self.device)}
-        mask = torch.ones(1, height, width, dtype=torch.uint8, device=self.device)
-        pixels = torch.ones(height, width, dtype=torch.uint8, device=self.device)
-        more = {"detection": {}, "instance": {"masks": mask}, "panoptic": {"masks": mask, "map": pixels}}
-        return {**target, **more[self.task]}
-
-
-def check_smallest(trial: Trial, images: Sequence[ImageRef], model: str) -> None:
-    """Refuse images that are too small for the network, by trying it on the smallest one's size.
-
-    Args:
-        images: those with a known size.
-
-    Raises:
-        ConfigError: it fails there, and not on a large image.
-    """
-    smallest = min(images, key=lambda image: min(trial.rule.shape(image.height or 0, image.width or 0)))
-    height, width = smallest.height or 0, smallest.width or 0
-    seen = trial.rule.shape(height, width)
-    if min(seen) >= SMALL:
-        return
-    error = trial.error(height, width)
-    if error is not None and trial.error(LARGE, LARGE) is None:
-        raise ConfigError(
-            f"image {smallest.image_id} ({smallest.file_name}) of {width}x{height} pixels is too small for {model}, which sees "
-            f"it as {seen[1]}x{seen[0]} ({error}): expected larger images; leave it out of the dataset, or choose a model or "
-            "options (min_size, image_size) for small ones"
         )

@@ -93,9 +93,11 @@ class TrainConfig(Augmentation, Optimization, Subject):
     cache_mb: int = 1024
     """Memory of a worker for decoded images, so that a small dataset is decoded once."""
     strict: bool = False
-    """Refuse to train while there is anything to note: a category that no image has, boxes that leave their image."""
+    """Refuse to train while there is anything to note: unreadable images, a category that no image has, boxes that leave
+    their image."""
     max_unreadable: float = 0.01
-    """Share of images that may turn out to be unreadable before the run fails; they are left out."""
+    """Share of the images to learn from, and of those to validate on, that may be unreadable, whether ingest knew it or
+    not; they are left out of the one, and count as missed in the other."""
     max_pixels: int = 100_000_000
     """Images of more pixels count as unreadable."""
     warehouse: WarehouseRoot = "./warehouse"

@@ -62,7 +62,7 @@ class TrainingData:
 
     def __init__(self, job: TrainJob, rule: InputRule) -> None:
         dataset = Dataset.open(job.warehouse, job.config.dataset, job.dataset_version)
-        images, _ = usable_images(dataset.images, job.split)
+        images, self.known = usable_images(dataset.images, job.split)
         self.job = job
         self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)
@@ -140,10 +140,10 @@ class TrainingData:
             DatasetError: there are too many of them.
         """
         self.unreadable[failure.image_id] = failure
-        allowed = self.job.config.max_unreadable * len(self.images)
-        if len(self.unreadable) > allowed:
+        found, images = len(self.unreadable) + self.known, len(self.images) + self.known
+        if found > self.job.config.max_unreadable * images:
             raise DatasetError(
-                f"{len(self.unreadable)} of {len(self.images)} images cannot be read, more than the "
+                f"{found} of {images} images cannot be read, more than the "
                 f"{self.job.config.max_unreadable:.1%} of --max-unreadable; the last is image {failure.image_id} "
                 f"({failure.stage}): {failure.message}"
             )

@@ -23,11 +23,11 @@ from pipeline.execution import Progress
 from pipeline.networks import read_options, weights_file
 from pipeline.panoptic import stuff_labels
 from pipeline.predict import resolve_precision
-from pipeline.training import checks
+from pipeline.training import checks, notes
 from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
-from pipeline.training.truth import read, select
+from pipeline.training.truth import read, readable, select
 from pipeline.warehouse import Warehouse, check_name
 
 NOT_SETTINGS = {
@@ -149,6 +149,7 @@ def prepare(config: TrainConfig) -> TrainJob:
     dataset = Dataset.open(Warehouse(config.warehouse), name, version or None)
     config = replace(config, dataset=name)
     split = choose_split(config, dataset.images)
+    checks.check_readable(config, of_split(dataset.images, split), "learn from")
     images, unreadable = usable_images(dataset.images, split)
     annotations = read(dataset)
     truth = select(annotations, images, spec.task, dataset.categories)
@@ -166,8 +167,10 @@ def prepare(config: TrainConfig) -> TrainJob:
     if spec.task == "panoptic":
         stuff = stuff_labels(config.options.get("stuff"), truth.rows, labels, label_of)
         options = {**options, "stuff": ",".join(map(str, stuff))}
-    faults = checks.notes(config, spec.task, truth, images, dataset.categories, annotations)
-    notes = (checks.stated(config, val_split, metric), *checks.emulated(config), *faults)
+    validated = None if val_split is None else of_split(dataset.images, val_split)
+    faults = notes.faults(
+        config, spec.task, truth, of_split(dataset.images, split), validated, dataset.categories, annotations
+    )
     job = TrainJob(
         config,
         "draft",
@@ -182,7 +185,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         left_out,
         resolve_precision(config.precision, config.device),
         metric,
-        notes,
+        (notes.stated(config, val_split, metric), *notes.emulated(config), *faults),
     )
     return named(job)
 
@@ -218,11 +221,16 @@ def choose_split(config: TrainConfig, images: pa.Table) -> str | None:
     raise ConfigError(f"dataset {config.dataset} has no split {wanted!r}: {listed}")
 
 
+def of_split(images: pa.Table, split: str | None) -> pa.Table:
+    """Images of a split, the unreadable ones too; None = all."""
+    return images if split is None else images.filter(pc.equal(images["split"], split))
+
+
 def usable_images(images: pa.Table, split: str | None) -> tuple[pa.Table, int]:
     """Images of the split whose header could be read at ingest, and the number of the others."""
-    chosen = images if split is None else images.filter(pc.equal(images["split"], split))
-    readable = chosen.filter(pc.is_valid(chosen["width"])).combine_chunks()
-    return readable, chosen.num_rows - readable.num_rows
+    chosen = of_split(images, split)
+    usable = readable(chosen)
+    return usable, chosen.num_rows - usable.num_rows
 
 
 def name_labels(spec: ModelSpec, categories: pa.Table) -> tuple[tuple[str, ...], dict[int, int]]:

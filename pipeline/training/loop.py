@@ -16,7 +16,6 @@ from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.fetch import Prefetch
 from pipeline.networks import step_folder
 from pipeline.training import scores, state
-from pipeline.training.checks import Trial, check_smallest
 from pipeline.training.data import Share, TrainingData
 from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
 from pipeline.training.fitting import fit_at_once
@@ -25,6 +24,7 @@ from pipeline.training.order import steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
+from pipeline.training.trial import Trial, check_smallest
 from pipeline.training.validation import Validator
 
 

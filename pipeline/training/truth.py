@@ -49,6 +49,11 @@ def read(dataset: Dataset) -> pa.Table:
     return tables.from_bytes(data, COLUMNS)
 
 
+def readable(images: pa.Table) -> pa.Table:
+    """Those of the images whose header could be read at ingest."""
+    return images.filter(pc.is_valid(images["width"])).combine_chunks()
+
+
 def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.Table) -> Truth:
     """Choose the rows of `images` that `task` learns from.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,8 +166,32 @@ def test_void_alone_teaches_nothing(config: Make, warehouse: str) -> None:
 
 def test_images_without_a_readable_header_are_left_out(config: Make, warehouse: str) -> None:
     change(warehouse, "images", lambda row: row | ({"width": None, "height": None} if row["image_id"] == 1 else {}))
-    job = prepare(config())
+    with pytest.raises(DatasetError, match=r"1 of the 16 images to learn from.*1.0% of --max-unreadable.*image 1 "):
+        prepare(config())
+    job = prepare(config(max_unreadable=0.1))
     assert (job.images, job.left_out) == (IMAGES - 1, {"images without a readable header": 1})
+    note = (
+        r"1 of the 16 images to learn from could not be read when they were ingested \(000001.png\): they are left out"
+    )
+    assert any(re.match(note, found) for found in job.notes)
+    with pytest.raises(DatasetError, match=f"(?s)refused by --strict.*{note}"):
+        prepare(config(max_unreadable=0.1, strict=True))
+
+
+def test_unreadable_images_to_validate_on_are_told_before_the_first_step(config: Make, warehouse: str) -> None:
+    def unread(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {
+            "split": "train" if row["image_id"] > 4 else "val",
+            **({"width": None, "height": None} if row["image_id"] == 1 else {}),
+        }
+
+    change(warehouse, "images", unread)
+    message = r"1 of the 4 images to validate on cannot be read, more than the 1.0% of --max-unreadable.*000001.png"
+    with pytest.raises(DatasetError, match=message):
+        prepare(config())
+    prepare(config(validate_every=0))
+    notes = prepare(config(max_unreadable=0.3)).notes
+    assert any("images to validate on could not be read" in note and "count as missed" in note for note in notes)
 
 
 def test_a_semantic_map_has_room_for_254_categories() -> None:

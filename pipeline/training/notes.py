@@ -1,0 +1,133 @@
+"""What to know of the data before paying for a run.
+
+What stops no run (a category without images, boxes that leave their image) is noted: the notes are told before the first
+step and stand in the report, and with `--strict` they are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.spec import Task
+from pipeline.errors import DatasetError
+from pipeline.predict import multiplies_bf16
+from pipeline.training.config import TrainConfig
+from pipeline.training.truth import Truth, readable
+
+NAMED = 10
+"""Categories, and images, that a message names."""
+TOLERANCE = 0.5
+"""Pixels by which a box may leave its image without being told: rounding."""
+
+
+def faults(
+    config: TrainConfig,
+    task: Task,
+    truth: Truth,
+    learnt: pa.Table,
+    validated: pa.Table | None,
+    categories: pa.Table,
+    annotations: pa.Table,
+) -> list[str]:
+    """What is wrong with the data, though not so much that nothing could be learnt.
+
+    Args:
+        truth: what is learnt from.
+        learnt: images to learn from, the unreadable ones too.
+        validated: images to validate on; None = none.
+        annotations: rows of the dataset.
+
+    Raises:
+        DatasetError: there is anything to note, and the run is to be strict.
+    """
+    images = readable(learnt)
+    found = [
+        *_unreadable(learnt, "learn from", "they are left out"),
+        *(_unreadable(validated, "validate on", "their objects count as missed") if validated is not None else []),
+        *_absent_categories(truth, categories),
+        *(_boxes_outside(annotations, images) if task != "semantic" else []),
+        *_large_step(config, images.num_rows),
+    ]
+    if found and config.strict:
+        listed = "".join(f"\n  {note}" for note in found)
+        raise DatasetError(f"refused by --strict, for there is something to note of {config.dataset}:{listed}")
+    return found
+
+
+def stated(config: TrainConfig, val_split: str | None, metric: str) -> str:
+    """What is validated on, and which weights are kept."""
+    if val_split is None:
+        why = (
+            "validate_every is 0"
+            if not config.validate_every
+            else f"{config.dataset} has no split for it (val or test)"
+        )
+        return f"nothing is validated, {why}: the last weights are kept"
+    often = "every epoch" if config.validate_every == 1 else f"every {config.validate_every} epochs"
+    ends = f", the run ends after {config.patience} without a better one" if config.patience else ""
+    return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
+
+
+def emulated(config: TrainConfig) -> list[str]:
+    """That the precision asked for is not this machine's."""
+    if config.precision != "bf16" or multiplies_bf16(config.device):
+        return []
+    return [
+        f"bf16 is emulated on this {config.device}, several times slower than fp32: --precision auto takes what is fast"
+    ]
+
+
+def _unreadable(images: pa.Table, aim: str, outcome: str) -> list[str]:
+    names = images.filter(pc.is_null(images["width"]))["file_name"].to_pylist()
+    if not names:
+        return []
+    return [
+        f"{len(names)} of the {images.num_rows} images to {aim} could not be read when they were ingested "
+        f"({_listed(names)}): {outcome}; mend them and ingest them again"
+    ]
+
+
+def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:
+    present = truth.rows["category_id"].unique()
+    absent = categories.filter(pc.invert(pc.is_in(categories["category_id"], present)))["name"].to_pylist()
+    if not absent:
+        return []
+    return [
+        f"{len(absent)} of {categories.num_rows} categories are in no image that is learnt from ({_listed(absent)}): they will "
+        "not be predicted; add images that show them, or ingest without them"
+    ]
+
+
+def _boxes_outside(annotations: pa.Table, images: pa.Table) -> list[str]:
+    """Boxes of the images that reach out of them, or lie outside."""
+    rows = annotations.filter(pc.is_in(annotations["image_id"], images["image_id"].combine_chunks()))
+    rows = rows.filter(pc.is_valid(rows["bbox"]))
+    place = np.searchsorted(images["image_id"].to_numpy(), rows["image_id"].to_numpy())
+    width, height = (images[side].to_numpy()[place] for side in ("width", "height"))
+    x, y, w, h = (pc.struct_field(rows["bbox"], side).to_numpy() for side in ("x", "y", "width", "height"))
+    over = np.maximum.reduce([-x, -y, x + w - width, y + h - height]) > TOLERANCE
+    if not over.any():
+        return []
+    names = images["file_name"].take(pa.array(np.unique(place[over]))).to_pylist()
+    return [
+        f"{int(over.sum())} boxes leave their image ({_listed(names)}): they are cut to it, and those left empty are not "
+        "learnt from; mend the annotations and ingest them again"
+    ]
+
+
+def _large_step(config: TrainConfig, images: int) -> list[str]:
+    if config.global_batch <= images:
+        return []
+    return [
+        f"a step could hold {config.global_batch} images (batch size x accumulation x workers), the epoch has {images}: every "
+        "epoch is one step of all of them; lower --batch-size for more steps"
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
