@@ -55,7 +55,7 @@ class TrainReport:
     notes: list[str] = field(default_factory=list)
     """What to know of the data, as it was told before the first step."""
     val_split: str | None = None
-    """Split that was validated on; None = none."""
+    """Split to validate on, and to score; None = none."""
     curves: str = ""
     """URI of the losses and metrics as a picture."""
 

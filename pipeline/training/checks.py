@@ -17,6 +17,29 @@ WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "
 VALIDATED_BY_DEFAULT = ("val", "test")
 
 
+LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
+"""Settings that a network which is fitted in one pass has no use for."""
+
+
+def check_one_pass(config: TrainConfig) -> None:
+    """Refuse what a network that is fitted in one pass would leave alone.
+
+    Raises:
+        ConfigError: several workers, or a setting that only a gradient or a validation gives a meaning.
+    """
+    once = f"{config.model} is fitted in one pass over the images, without gradients or validations"
+    if config.workers > 1:
+        raise ConfigError(f"{once}, by one worker; {config.workers} were asked for: leave --workers out")
+    for name in LEFT_ALONE:
+        value, usual = getattr(config, name), getattr(TrainConfig, name)
+        if value != usual:
+            raise ConfigError(f"{name} is {value!r}, but {once}: leave --{name.replace('_', '-')} out")
+    if config.transfer in ("fine-tune", "head-then-all"):
+        raise ConfigError(
+            f"transfer is {config.transfer!r}, but {once}: leave --transfer out, the backbone stays as --init has it"
+        )
+
+
 def choose_val_split(config: TrainConfig, images: pa.Table, split: str | None) -> str | None:
     """The split to validate on: the one asked for, else val, else test, but not the one learnt from; None = none.
 

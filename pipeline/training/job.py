@@ -185,7 +185,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         left_out,
         resolve_precision(config.precision, config.device),
         metric,
-        (notes.stated(config, val_split, metric), *notes.emulated(config), *faults),
+        (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *notes.emulated(config), *faults),
     )
     return named(job)
 
@@ -205,6 +205,8 @@ def _check_model(config: TrainConfig, spec: ModelSpec) -> None:
         raise ConfigError(
             f"image_size is for semantic models; {spec.name} resizes by itself: give its options ({sizes})"
         )
+    if spec.fits_at_once:
+        checks.check_one_pass(config)
 
 
 def choose_split(config: TrainConfig, images: pa.Table) -> str | None:

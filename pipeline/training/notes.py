@@ -58,8 +58,20 @@ def faults(
     return found
 
 
-def stated(config: TrainConfig, val_split: str | None, metric: str) -> str:
-    """What is validated on, and which weights are kept."""
+def stated(config: TrainConfig, split: str | None, val_split: str | None, metric: str, at_once: bool) -> list[str]:
+    """What is validated on, and which weights are kept.
+
+    Args:
+        split: what is learnt from.
+        at_once: whether the model is fitted in one pass, without a gradient.
+    """
+    if at_once:
+        return [f"{config.model} is fitted in one pass over the images, nothing is validated: its weights are kept"]
+    same = f"split {split!r} is both learnt from and validated on: the figures say nothing of other images"
+    return [_validation(config, val_split, metric), *([same] if split is not None and split == val_split else [])]
+
+
+def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
     if val_split is None:
         why = (
             "validate_every is 0"

@@ -55,7 +55,8 @@ def fitting(job: TrainJob) -> list[str]:
         return []
     with torch.random.fork_rng([]):
         network, initialised = build_network(job)
-    Transfer(network, config, initialised).begin(0)
+    if not job.spec.fits_at_once:  # its backbone stays as it is anyway
+        Transfer(network, config, initialised).begin(0)
     vary_input(network, config, job.spec.task)
     return [str(initialised)] if initialised else []
 

@@ -121,6 +121,32 @@ def test_what_cannot_work_is_an_error_before_the_first_step(
         prepare(config(**given))
 
 
+RCNN = {"model": "rcnn", "option": ("backbone=resnet18",)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"executor": ExecutorConfig(kind="ray", workers="2")}, "by one worker; 2 were asked for: leave --workers out"),
+        ({"patience": 3, "val_split": "train"}, "patience is 3, but rcnn is fitted in one pass.*leave --patience out"),
+        ({"ema": 0.9}, "ema is 0.9, but rcnn is fitted in one pass.*leave --ema out"),
+        ({"transfer": "fine-tune", "init": "/a.pth"}, "transfer is 'fine-tune', but rcnn.*leave --transfer out"),
+    ],
+)
+def test_a_model_that_is_fitted_at_once_refuses_what_it_would_leave_alone(
+    config: Make, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prepare(config(**RCNN, **given))
+
+
+def test_what_is_validated_on_is_told_as_it_is(config: Make) -> None:
+    (only,) = prepare(config(**RCNN, val_split="train")).notes
+    assert only == "rcnn is fitted in one pass over the images, nothing is validated: its weights are kept"
+    assert "split 'train' is both learnt from and validated on" in prepare(config(val_split="train")).notes[1]
+    assert not any("validated on:" in note for note in prepare(config()).notes)
+
+
 def test_boxes_alone_teach_no_segmentation(config: Make, warehouse: str) -> None:
     change(warehouse, "annotations", lambda row: {**row, "segmentation": None})
     with pytest.raises(
