@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,22 @@ def test_other_options_override_the_recipes() -> None:
     words = "--epochs 3 --no-flip-vertical --option width=32 --milestones 0.5 --crop 64 96 --workers 2 --executor ray"
     config = parsed("cells", "--recipe", "bccd", *words.split())
     assert (config.dataset, config.epochs, config.flip_vertical) == ("cells", 3, False)
-    assert (config.option, config.milestones, config.crop) == (("width=32",), (0.5,), (64, 96))
+    assert (config.milestones, config.crop) == ((0.5,), (64, 96))
     assert (config.workers, config.model, config.ema) == (2, "fcos", recipes.bccd().ema)
+
+
+def test_options_of_the_model_are_overridden_one_by_one() -> None:
+    config = parsed("--recipe", "dsb2018-200", "--option", "depth=2")
+    assert config.options == {"width": "16", "depth": "2"}
+    assert parsed("--recipe", "bccd", "--option", "width=32").options == {**recipes.bccd().options, "width": "32"}
+    assert parsed("--recipe", "bccd", "--model", "fcos_small", "--option", "width=32").option == ("width=32",)
+
+
+def test_from_scratch_a_recipe_leaves_its_weights_out() -> None:
+    config = parsed("--recipe", "bccd", "--transfer", "scratch")
+    assert config == replace(recipes.bccd(), transfer="scratch", init=None, backbone_factor=1.0)
+    with pytest.raises(ConfigError, match="init is '/a.pth': expected None, for --transfer scratch"):
+        parsed("--recipe", "bccd", "--transfer", "scratch", "--init", "/a.pth")
 
 
 def test_a_default_that_is_given_overrides_the_recipe() -> None:
