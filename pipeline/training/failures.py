@@ -26,6 +26,20 @@ def not_finite(
     )
 
 
+CPU_IS_FULL = "DefaultCPUAllocator"
+"""Names the error of a CPU without memory, which has no class of its own in torch."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the memory of the device was not enough."""
+    return isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)
+
+
+def what_was_asked(reason: str) -> str:
+    """The part of an error's text that says how much memory was wanted."""
+    return reason[max(0, reason.find(CPU_IS_FULL)) :].partition(". ")[0]
+
+
 def out_of_memory(reason: str, batch: Batch, device: torch.device, fits: Callable[[Batch, int], bool]) -> ConfigError:
     """Say that a batch is too large, and how many of its images are not: each try halves it.
 
@@ -41,7 +55,7 @@ def out_of_memory(reason: str, batch: Batch, device: torch.device, fits: Callabl
         else "nor does one image: choose a smaller input for the model, or a smaller model"
     )
     return ConfigError(
-        f"a batch of {images} images does not fit the memory of {device} ({reason.partition('. ')[0]}); {advice}"
+        f"a batch of {images} images does not fit the memory of {device} ({what_was_asked(reason)}); {advice}"
     )
 
 

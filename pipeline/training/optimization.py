@@ -14,6 +14,8 @@ from pipeline.training.settings import check
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "poly", "constant"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+LARGEST_SEED = 2**63 - 1
+"""What torch takes, and the JSON of a run's record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class Optimization:
     def __post_init__(self) -> None:
         check(self, "learning_rate", 0 < self.learning_rate < math.inf, "a number above 0")
         check(self, "accumulate", self.accumulate >= 1, "1 or more")
-        for name in ("weight_decay", "backbone_factor", "clip_norm", "power", "gamma", "seed"):
+        check(self, "seed", 0 <= self.seed <= LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}")
+        for name in ("weight_decay", "backbone_factor", "clip_norm", "power", "gamma"):
             check(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("momentum", "ema"):
             check(self, name, 0 <= getattr(self, name) < 1, "0 or more, less than 1")

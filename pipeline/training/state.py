@@ -116,6 +116,8 @@ def read(folder: str, step: int) -> Saved | None:
     place = step_folder(folder, step)
     try:
         manifest = read_json(storage.join(place, MANIFEST))
+        if not isinstance(manifest, dict) or not {"format", "standing", "files"} <= manifest.keys():
+            return None
         parts = {name: storage.read(storage.join(place, name)) for name in manifest["files"]}
     except (StorageUnavailableError, AccessDeniedError):
         raise

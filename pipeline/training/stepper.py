@@ -116,7 +116,9 @@ class Stepper:
         """
         try:
             return self._step(share, epoch, number)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not failures.is_out_of_memory(error):
+                raise
             reason = str(error)  # the error itself would keep what the batch has taken of the memory
         raise failures.out_of_memory(reason, max(share.batches, key=len), self.device, self._fits)
 
@@ -182,7 +184,9 @@ class Stepper:
         try:
             self._backward(self._losses(self.network, part), 1.0)
             self.optimizer.step()  # its averages take memory too, from the first step on
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not failures.is_out_of_memory(error):
+                raise
             return False
         return True
 

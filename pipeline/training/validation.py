@@ -35,6 +35,7 @@ from pipeline.metrics.deal import deal
 from pipeline.metrics.stage import EvaluateStage
 from pipeline.rows import ImageRows, predictions_table
 from pipeline.shards import plan
+from pipeline.training.failures import is_out_of_memory, what_was_asked
 from pipeline.training.job import TrainJob
 
 ENGINE = "hotcoco"
@@ -142,11 +143,13 @@ class Validator:
     def _predict(self, batch: Batch, forward: Forward) -> list[ImageRows]:
         try:
             return forward(batch.decoded)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             height, width = batch.shape
             raise ConfigError(
                 f"validation: {len(batch.images)} images of {width}x{height} pixels do not fit the memory of {self.device} "
-                f"({str(error).partition('. ')[0]}): lower --batch-size, or the size of the model's input"
+                f"({what_was_asked(str(error))}): lower --batch-size, or the size of the model's input"
             ) from None
 
     def _check(self, found: list[Scored]) -> None:

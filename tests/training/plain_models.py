@@ -37,12 +37,14 @@ def segmenter(*, num_classes: int, auxiliary: bool = False, pooled: bool = False
 
 
 class FailingDetector(nn.Module):
-    """At the named steps: its loss is not a number, its gradient is none, its process ends; and batches it has no room for,
-    or none beside what an earlier one still holds."""
+    """At the named steps: its loss is not a number, its gradient is none, its process ends; and batches it has no room for
+    (in `ram`, as a CPU says it), or none beside what an earlier one still holds."""
 
-    def __init__(self, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000) -> None:
+    def __init__(
+        self, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000, ram: bool = False
+    ) -> None:
         super().__init__()
-        self.nan_at, self.steep_from, self.die_at, self.room = nan_at, steep_from, die_at, room
+        self.nan_at, self.steep_from, self.die_at, self.room, self.ram = nan_at, steep_from, die_at, room, ram
         self.weight = nn.Parameter(torch.ones(2, 2))
         self.last = nn.Parameter(torch.ones(1))  # its gradient is there before the memory is full
         self.step = 0
@@ -61,7 +63,7 @@ class FailingDetector(nn.Module):
             raise torch.OutOfMemoryError("an earlier batch holds the memory")
         activations = torch.zeros(1)
         self.held = [weakref.ref(activations)]
-        full: Tensor = Full.apply(loss, activations, len(images) > self.room)
+        full: Tensor = Full.apply(loss, activations, len(images) > self.room, self.ram)
         return {"area": (full * self.last).sum()}
 
 
@@ -69,19 +71,26 @@ class Full(torch.autograd.Function):
     """Hands a loss on with what it takes to go back, for which there may be no room."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, activations: Tensor, full: bool) -> Tensor:
-        ctx.activations, ctx.full = activations, full
+    def forward(ctx: Any, loss: Tensor, activations: Tensor, full: bool, ram: bool) -> Tensor:
+        ctx.activations, ctx.full, ctx.ram = activations, full, ram
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        if ctx.full and ctx.ram:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+                "allocate 8 bytes. Error code 12 (Cannot allocate memory)"
+            )
         if ctx.full:
             raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
-        return gradient, None, None
+        return gradient, None, None, None
 
 
-def failing(*, num_classes: int, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000) -> nn.Module:
-    return FailingDetector(nan_at, steep_from, die_at, room)
+def failing(
+    *, num_classes: int, nan_at: int = 0, steep_from: int = 0, die_at: int = 0, room: int = 1000, ram: bool = False
+) -> nn.Module:
+    return FailingDetector(nan_at, steep_from, die_at, room, ram)
 
 
 def rule(model: nn.Module) -> InputRule:

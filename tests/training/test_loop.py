@@ -151,6 +151,12 @@ def test_a_full_device_is_explained_with_the_batch_that_fits(config: Make, room:
         trained(config(**FAILING, option=(f"room={room}",)))
 
 
+def test_a_cpu_without_memory_is_explained_as_a_gpu_is(config: Make) -> None:
+    message = r"8 images does not fit the memory of cpu \(DefaultCPUAllocator: .* 8 bytes\); .*use --batch-size 2"
+    with pytest.raises(ConfigError, match=message):
+        trained(config(**FAILING, option=("room=3", "ram=true")))
+
+
 def test_the_advice_can_be_followed_under_the_same_name(config: Make, warehouse: str) -> None:
     with pytest.raises(ConfigError, match="use --batch-size 2"):
         train(config(**FAILING, option=("room=3",)))
