@@ -191,7 +191,7 @@ def show_checkpoint(report: TrainReport) -> None:
         f"| {name} | {value:.4f} |" for name, value in report.best.items() if name not in ("epoch", "step")
     )
     chosen = f"\n\n| best validation, epoch {report.best['epoch']:.0f} | |\n| --- | --- |\n{best}" if best else ""
-    notes = "".join(f"\n- {note}" for note in report.notes)
+    notes = "".join(f"\n- {note}" for note in (*report.notes, *_taken(report)))
     create_markdown_artifact(
         f"### Checkpoint of {report.run}\n\n`{report.checkpoint}`\n\n"
         f"{report.epochs} epochs over {report.images} images of {report.dataset}, version {report.dataset_version}, "
@@ -209,6 +209,12 @@ def show_checkpoint(report: TrainReport) -> None:
             key("curves", report.dataset),
             f"Training run {report.run}: {report.curves}",
         )
+
+
+def _taken(report: TrainReport) -> list[str]:
+    """What the training began with, and what it left out of the data."""
+    left_out = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
+    return [*filter(None, [report.initialised]), *([f"left out: {left_out}"] if left_out else [])]
 
 
 def epoch_rows(checkpoint: str) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.predict import PredictConfig, PredictReport
 from pipeline.train import TrainConfig, TrainReport
 from pipeline.training.job import TrainJob, prepare
+from pipeline.training.stepper import fitting
 from pipeline.warehouse import Warehouse
 
 
@@ -89,7 +90,7 @@ def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
 def check(config: TrainConfig) -> TrainJob:
     """See that there is something to learn, and say what to know of the data before anything is started."""
     job = prepare(config)
-    for note in job.notes:
+    for note in (*job.notes, *fitting(job)):
         get_run_logger().info("%s", note)
     return job
 
@@ -97,7 +98,8 @@ def check(config: TrainConfig) -> TrainJob:
 @task(task_run_name="train {config.model}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
 def train(config: TrainConfig) -> TrainReport:
     """Fit a model to a dataset and write a checkpoint; what an earlier try left goes on from its last checkpoint."""
-    report = training.train(config, ProgressArtifacts(config.dataset.partition("@")[0]))
-    get_run_logger().info("run %s: its checkpoint is %s", report.run, report.checkpoint)
+    logger = get_run_logger()
+    report = training.train(config, ProgressArtifacts(config.dataset.partition("@")[0]), logger.info)
+    logger.info("run %s: its checkpoint is %s", report.run, report.checkpoint)
     show_checkpoint(report)
     return report

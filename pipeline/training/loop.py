@@ -152,9 +152,15 @@ class Loop:
             self._advance(step)
 
     def _step(self, share: Share) -> Step:
-        """Take a step; what stops the run here names the checkpoint to go on from."""
-        try:
+        """Take a step."""
+        with self._naming_last_good():
             return self.stepper.step(share, self.standing.epoch, self.standing.step)
+
+    @contextmanager
+    def _naming_last_good(self) -> Iterator[None]:
+        """What stops the run here names the checkpoint to go on from."""
+        try:
+            yield
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._last_good()}") from None
 
@@ -191,7 +197,7 @@ class Loop:
         config, standing, worker = self.job.config, self.standing, self.worker
         if self.validator is None or (standing.epoch % config.validate_every and standing.epoch != config.epochs):
             return False
-        with self.stepper.predicting() as network:
+        with self._naming_last_good(), self.stepper.predicting() as network:
             found = self.validator(network, worker.rank, worker.world_size)
         if worker.rank == 0:
             scores.publish(self.job, standing.epoch, standing.step, self.validator.rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
@@ -19,7 +20,7 @@ from flows.patience import Patience
 from flows.shapes import draw_dataset
 from flows.train import Training, dataset_training
 from pipeline.datasets import IngestConfig, ingest
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WeightsError
 from pipeline.execution import Progress
 from pipeline.executors.local import LocalExecutor
 from pipeline.query import query
@@ -109,6 +110,28 @@ def test_what_cannot_work_is_told_at_once(client: SyncPrefectClient, learning: T
     assert {name: task.run_count for name, task in task_runs(client, run.id).items()} == {"check split": 1}
     assert run.state is not None
     assert "ConfigError" in (run.state.message or "")
+
+
+def test_what_fits_of_the_weights_is_shown(
+    client: SyncPrefectClient, learning: TrainConfig, warehouse: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train(replace(learning, run="first", epochs=1), evaluate=False).result().report
+    state = train(replace(learning, run="second", epochs=1, init=first.checkpoint), evaluate=False)
+    assert f"tensors of {first.checkpoint} fit" in state.result().report.initialised
+    shown = artifacts(client, flow_run(client, state).id)["checkpoint-split"].data
+    assert f"tensors of {first.checkpoint} fit" in shown
+    assert caplog.text.count(f"tensors of {first.checkpoint} fit") >= 2  # in the check, and at the start
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_starts(
+    client: SyncPrefectClient, learning: TrainConfig, tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange.pth"
+    torch.save({"other.weight": torch.zeros(2, 2)}, strange)
+    state = train(replace(learning, init=str(strange)))
+    with pytest.raises(WeightsError, match="none of its 1 tensors fits the model"):
+        state.result()
+    assert list(task_runs(client, flow_run(client, state).id)) == ["check split"]
 
 
 def test_without_validation_nothing_is_scored(learning: TrainConfig) -> None:

@@ -143,6 +143,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
         trained(config(**FAILING, option=("steep_from=2",), batch_size=4))
 
 
+def test_a_validation_that_stops_the_run_names_the_checkpoint_to_go_on_from(config: Make) -> None:
+    boxes = {"model": "tests.training.colour_models:BOXES", "option": ("nan_on_red=0.5",)}
+    with pytest.raises(TrainingError, match=r"predictions are no finite numbers.*last good checkpoint is .*step-000002"):
+        trained(config(**boxes, val_split="train", validate_every=2, epochs=2))
+
+
 @pytest.mark.parametrize(
     ("room", "advice"), [(3, "one of 2 does: use --batch-size 2, with --accumulate"), (0, "nor does one image")]
 )
