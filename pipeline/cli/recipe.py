@@ -14,8 +14,8 @@ OF_WEIGHTS = ("init", "backbone_factor")
 def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give every option that was not named the value that the recipe has for it, if a recipe is named.
 
-    Options of the model are merged by name, unless another model is named; what the recipe says of the weights to start from is left out where
-    `--transfer scratch` is asked for.
+    Options of the model are merged by name, unless another model is named; what the recipe says of the weights to start
+    from is left out where `--transfer scratch` is asked for.
 
     Raises:
         ConfigError: no recipe has that name.

@@ -26,6 +26,8 @@ def not_finite(
     )
 
 
+OF_ONE_VALUE = "more than 1 value per channel"
+"""Part of torch's message of a batch norm that was given one."""
 CPU_IS_FULL = "DefaultCPUAllocator"
 """Names the error of a CPU without memory, which has no class of its own in torch."""
 

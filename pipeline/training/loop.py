@@ -20,11 +20,11 @@ from pipeline.training.data import Share, TrainingData
 from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
 from pipeline.training.fitting import fit_at_once
 from pipeline.training.job import TrainJob, Worker
-from pipeline.training.order import steps_per_epoch
+from pipeline.training.order import smallest_slot, steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
-from pipeline.training.trial import Trial, check_smallest
+from pipeline.training.trial import Trial, check_smallest, check_statistics, smallest_input
 from pipeline.training.validation import Validator
 
 
@@ -82,8 +82,7 @@ class Loop:
         self.job, self.worker = job, worker
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
-        trial = Trial(self.stepper.network, job.spec.task, self.stepper.rule, self.stepper.device)
-        check_smallest(trial, self.data.images, job.config.model)
+        self._try_smallest()
         told = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (
@@ -95,6 +94,14 @@ class Loop:
         self.resumed_from = 0
         self.table: pa.Table = steps_table(job, [])
         self.noted: list[Step] = []
+
+    def _try_smallest(self) -> None:
+        job, stepper = self.job, self.stepper
+        trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
+        smallest = smallest_input(job.config, trial, self.data.images)
+        check_smallest(trial, smallest, job.config.model)
+        batch = smallest_slot(job.images, job.config.global_batch, job.config.slots)
+        check_statistics(trial, smallest, batch, job.config)
 
     def resume(self) -> None:
         """Go on from the last checkpoint that is whole; the first worker says which one that is.

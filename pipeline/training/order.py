@@ -38,6 +38,11 @@ def cut(step: Numbers, slots: int) -> list[Numbers]:
     return list(np.array_split(step, slots))
 
 
+def smallest_slot(images: int, global_batch: int, slots: int) -> int:
+    """Images of the smallest slot of any epoch that holds one at all."""
+    return max(1, images // steps_per_epoch(images, global_batch) // slots)
+
+
 def step_seed(seed: int, step: int, slot: int) -> int:
     """Seed of everything random inside the network at a step, so that no generator's state has to be carried along."""
     return int(np.random.SeedSequence([seed, step, slot]).generate_state(1, np.uint64)[0])

@@ -155,7 +155,7 @@ class Stepper:
                 raise failures.not_finite("loss", epoch + 1, number + 1, found, batch.image_ids, learning_rate)
             self._backward(losses, batch.weight * self.worker.world_size)
         except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+            if failures.OF_ONE_VALUE not in str(error):
                 raise
             raise failures.too_few_for_statistics(self.job.config.model, len(batch.samples)) from None
         return found

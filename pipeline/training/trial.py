@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from models.spec import InputRule, Task
 from pipeline.errors import ConfigError
 from pipeline.shards import ImageRef
+from pipeline.training.config import TrainConfig
+from pipeline.training.failures import OF_ONE_VALUE, too_few_for_statistics
 
 SMALL, LARGE = 96, 256
 """Networks are tried on images that they see smaller than SMALL pixels; if LARGE ones fail as well, size is not the fault."""
@@ -19,29 +21,29 @@ SMALL, LARGE = 96, 256
 
 @dataclass(frozen=True)
 class Trial:
-    """A network's forward pass in training, on two images of one size with an object in each."""
+    """A network's forward pass in training, on images of one size with an object in each."""
 
     network: nn.Module
     task: Task
     rule: InputRule
     device: torch.device
 
-    def error(self, height: int, width: int) -> str | None:
-        """What goes wrong at this size of image; None = nothing."""
+    def error(self, height: int, width: int, images: int = 2) -> str | None:
+        """What goes wrong with so many images of this size; None = nothing."""
         network = copy.deepcopy(self.network).train()
         try:
             with torch.no_grad(), torch.random.fork_rng([self.device.index or 0] if self.device.type == "cuda" else []):
-                self._run(network, height, width)
+                self._run(network, height, width, images)
         except (RuntimeError, ValueError) as error:
             return str(error).partition("\n")[0]
         return None
 
-    def _run(self, network: nn.Module, height: int, width: int) -> None:
+    def _run(self, network: nn.Module, height: int, width: int, images: int) -> None:
         if self.task == "semantic":
-            network(torch.zeros(2, 3, *self.rule.shape(height, width), device=self.device))
+            network(torch.zeros(images, 3, *self.rule.shape(height, width), device=self.device))
             return
         image = torch.full((3, height, width), 0.5, device=self.device)
-        network([image, image], [self._target(height, width), self._target(height, width)])
+        network([image] * images, [self._target(height, width) for _ in range(images)])
 
     def _target(self, height: int, width: int) -> Mapping[str, Tensor]:
         boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
@@ -52,24 +54,62 @@ class Trial:
         return {**target, **more[self.task]}
 
 
-def check_smallest(trial: Trial, images: Sequence[ImageRef], model: str) -> None:
-    """Refuse images that are too small for the network, by trying it on the smallest one's size.
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest input that the network learns from, before its input rule."""
 
-    Args:
-        images: those with a known size.
+    height: int
+    width: int
+    said: str
+    """Which it is."""
+
+
+def smallest_input(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]) -> Smallest:
+    """Find the smallest of the inputs that the random changes make of `images`, all of a known size."""
+    if config.crop:
+        high, wide = config.crop
+        return Smallest(high, wide, f"a crop of {wide}x{high} pixels")
+    found = min(images, key=lambda image: min(trial.rule.shape(image.height or 0, image.width or 0)))
+    height, width = found.height or 0, found.width or 0
+    said = f"image {found.image_id} ({found.file_name}) of {width}x{height} pixels"
+    if not config.multi_scale or trial.task != "semantic":
+        return Smallest(height, width, said)
+    factor = 1 - config.multi_scale
+    high, wide = (max(1, round(side * factor)) for side in (height, width))
+    return Smallest(high, wide, f"{said}, made smaller by multi_scale,")
+
+
+def check_smallest(trial: Trial, smallest: Smallest, model: str) -> None:
+    """Refuse images that are too small for the network, by trying it on the smallest one's size.
 
     Raises:
         ConfigError: it fails there, and not on a large image.
     """
-    smallest = min(images, key=lambda image: min(trial.rule.shape(image.height or 0, image.width or 0)))
-    height, width = smallest.height or 0, smallest.width or 0
-    seen = trial.rule.shape(height, width)
+    seen = trial.rule.shape(smallest.height, smallest.width)
     if min(seen) >= SMALL:
         return
-    error = trial.error(height, width)
+    error = trial.error(smallest.height, smallest.width)
     if error is not None and trial.error(LARGE, LARGE) is None:
         raise ConfigError(
-            f"image {smallest.image_id} ({smallest.file_name}) of {width}x{height} pixels is too small for {model}, which sees "
-            f"it as {seen[1]}x{seen[0]} ({error}): expected larger images; leave it out of the dataset, or choose a model or "
-            "options (min_size, image_size) for small ones"
+            f"{smallest.said} is too small for {model}, which sees it as {seen[1]}x{seen[0]} ({error}): expected larger "
+            "images; leave it out of the dataset, or choose a model or options (min_size, image_size, crop) for small ones"
         )
+
+
+def check_statistics(trial: Trial, smallest: Smallest, images: int, config: TrainConfig) -> None:
+    """Refuse batches too small for norms that take their statistics over them, by trying one.
+
+    Nothing is tried where a batch holds two images or more, or where no such norm is: a forward pass can take seconds.
+
+    Args:
+        images: those of the run's smallest batch.
+
+    Raises:
+        ConfigError: a norm is given one value per channel.
+    """
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in trial.network.modules())
+    if images > 1 or not norms or config.method == "feature-extractor":  # whose norms take none
+        return
+    error = trial.error(min(smallest.height, LARGE), min(smallest.width, LARGE), images)
+    if error is not None and OF_ONE_VALUE in error:
+        raise too_few_for_statistics(config.model, images)

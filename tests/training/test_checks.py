@@ -164,6 +164,19 @@ def test_images_too_small_for_the_network_are_named(train: Run, changed: Callabl
     )
 
 
+def test_what_the_random_changes_make_too_small_is_told(train: Run) -> None:
+    narrow = (*PIXELS[2:], "--model", "tests.training.colour_models:WIDE")
+    assert train("shapes", *narrow)[0] == 0
+    status, said = train("shapes", *narrow, "--crop", "6", "5")
+    assert status == 1
+    assert re.search(r"a crop of 5x6 pixels is too small for .*WIDE, which sees it as 5x6.*crop\) for small ones", said)
+    status, said = train("shapes", *narrow, "--multi-scale", "0.9")
+    assert status == 1
+    assert re.search(
+        r"of 64x64 pixels, made smaller by multi_scale, is too small for .*WIDE, which sees it as 6x6", said
+    )
+
+
 def test_what_is_validated_on_is_stated(train: Run) -> None:
     status, said = train("shapes", *PIXELS, "--val-split", "train")
     assert status == 0

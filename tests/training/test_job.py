@@ -235,7 +235,10 @@ def test_a_semantic_map_has_room_for_254_categories() -> None:
         ({"epochs": 0}, "epochs is 0: expected 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0: expected a number above 0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0: expected 0 or more"),
-        ({"seed": 99999999999999999999}, "seed is 99999999999999999999: expected a whole number from 0 to 922337203685"),
+        (
+            {"seed": 99999999999999999999},
+            "seed is 99999999999999999999: expected a whole number from 0 to 922337203685",
+        ),
         ({"seed": -1}, "seed is -1: expected a whole number from 0 to"),
         ({"warmup": 1.5}, "warmup is 1.5: expected a share"),
         ({"optimizer": "adam"}, "optimizer is 'adam': expected one of adamw, sgd"),

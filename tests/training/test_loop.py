@@ -145,7 +145,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
 
 def test_a_validation_that_stops_the_run_names_the_checkpoint_to_go_on_from(config: Make) -> None:
     boxes = {"model": "tests.training.colour_models:BOXES", "option": ("nan_on_red=0.5",)}
-    with pytest.raises(TrainingError, match=r"predictions are no finite numbers.*last good checkpoint is .*step-000002"):
+    with pytest.raises(
+        TrainingError, match=r"predictions are no finite numbers.*last good checkpoint is .*step-000002"
+    ):
         trained(config(**boxes, val_split="train", validate_every=2, epochs=2))
 
 
@@ -200,6 +202,16 @@ def test_emulated_bf16_is_told_before_the_first_step(config: Make) -> None:
 def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None:
     with pytest.raises(ConfigError, match=r"SEGMENTER takes statistics.*batch of 1 is too small.*--batch-size"):
         trained(config(**{**SEMANTIC, "option": ("pooled=true",)}, dataset="pair", batch_size=1))
+
+
+def test_a_last_batch_too_small_for_its_statistics_is_told_before_the_first_step(config: Make) -> None:
+    heard: list[Progress] = []
+    job = prepare(
+        config(**{**SEMANTIC, "option": ("pooled=true",)}, batch_size=2, accumulate=3)
+    )  # the second step has 5
+    with pytest.raises(ConfigError, match=r"SEGMENTER takes statistics.*batch of 1 is too small"):
+        fit(job, LocalWorker(listener=heard.append))
+    assert not heard
 
 
 def test_gradients_that_overflow_at_every_scale_stop_fp16_too(config: Make) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.order import cut, epoch_steps, slots_of, step_seed, steps_per_epoch
+from pipeline.training.order import cut, epoch_steps, slots_of, smallest_slot, step_seed, steps_per_epoch
 
 CASES = [(16, 4, 1), (17, 4, 2), (205, 8, 2), (5, 4, 4), (3, 8, 1), (7, 1, 3), (1, 1, 1)]
 
@@ -40,3 +40,9 @@ def test_workers_share_the_slots_out(workers: int, slots: int) -> None:
 
 def test_seeds_of_steps_differ() -> None:
     assert len({step_seed(seed, step, rank) for seed in (0, 1) for step in range(5) for rank in range(3)}) == 30
+
+
+@pytest.mark.parametrize(("images", "batch", "slots"), [(16, 15, 5), (16, 8, 1), (5, 4, 4), (100, 12, 3), (9, 8, 2)])
+def test_the_smallest_slot_is_known_beforehand(images: int, batch: int, slots: int) -> None:
+    sizes = {len(slot) for step in epoch_steps(images, batch, 0, 0) for slot in cut(step, slots)} - {0}
+    assert smallest_slot(images, batch, slots) == min(sizes)

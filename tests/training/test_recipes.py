@@ -45,7 +45,7 @@ def test_other_options_override_the_recipes() -> None:
 
 def test_options_of_the_model_are_overridden_one_by_one() -> None:
     config = parsed("--recipe", "dsb2018-200", "--option", "depth=2")
-    assert config.options == {"width": "16", "depth": "2"}
+    assert config.options == {**recipes.nuclei().options, "depth": "2"}
     assert parsed("--recipe", "bccd", "--option", "width=32").options == {**recipes.bccd().options, "width": "32"}
     assert parsed("--recipe", "bccd", "--model", "fcos_small", "--option", "width=32").option == ("width=32",)
 
@@ -53,7 +53,7 @@ def test_options_of_the_model_are_overridden_one_by_one() -> None:
 def test_from_scratch_a_recipe_leaves_its_weights_out() -> None:
     config = parsed("--recipe", "bccd", "--transfer", "scratch")
     assert config == replace(recipes.bccd(), transfer="scratch", init=None, backbone_factor=1.0)
-    with pytest.raises(ConfigError, match="init is '/a.pth': expected None, for --transfer scratch"):
+    with pytest.raises(ConfigError, match=r"init is '/a\.pth': expected None, for --transfer scratch"):
         parsed("--recipe", "bccd", "--transfer", "scratch", "--init", "/a.pth")
 
 
