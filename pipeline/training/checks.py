@@ -15,8 +15,6 @@ from pipeline.training.truth import Truth, readable, select
 
 WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
-
-
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
 """Settings that a network which is fitted in one pass has no use for."""
 

@@ -160,8 +160,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     if val_split is not None:
         checks.check_validation(config, spec, annotations, dataset.images, dataset.categories, val_split)
     labels, label_of = name_labels(spec, dataset.categories)
-    criterion(config, labels)  # a weight of an unknown label is told before any worker starts, and so are changes
-    Augmenter(config, spec.task, config.seed, config.epochs)  # of images that do not go with the task
+    criterion(config, labels)  # made here to be refused before any worker starts: a weight of an unknown label,
+    Augmenter(config, spec.task, config.seed, config.epochs)  # and changes of images that do not go with the task
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
     if spec.task == "panoptic":

@@ -23,14 +23,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
     warehouse = str(folder / "warehouse")
     with open_executor() as executor:
-        for name, count in (("shapes", IMAGES), ("pair", 2), ("single", 1)):
+        for name, count in (("shapes", IMAGES), ("single", 1), ("pair", 2)):
             draw_dataset(folder / name, {"train": count}, size=64)
             images, annotations = str(folder / name / "train/images"), str(folder / name / "instances_train.json")
             ingest(
                 IngestConfig(name=name, images=images, annotations=annotations, split="train", warehouse=warehouse),
                 executor,
             )
-        ingest(IngestConfig(name="bare", images=images, format="none", warehouse=warehouse), executor)
+        bare = IngestConfig(name="bare", images=str(folder / "pair/train/images"), format="none", warehouse=warehouse)
+        ingest(bare, executor)
     return folder
 
 

@@ -105,7 +105,7 @@ ERRORS: list[tuple[dict[str, Any], type[ShardlensError], str]] = [
     ({"option": ("widht=8",)}, ModelError, "no option 'widht'; it takes width"),
     ({"option": ("width",)}, ConfigError, "expected NAME=VALUE"),
     ({"image_size": (64, 64)}, ConfigError, "image_size is for semantic models; fcos_small.*min_size"),
-    ({"dataset": "bare"}, DatasetError, r"at least one box.*bare \(\d images\), which hold no annotations at all"),
+    ({"dataset": "bare"}, DatasetError, r"at least one box.*bare \(2 images\), which hold no annotations at all"),
     ({"executor": ExecutorConfig(kind="ray", workers="17")}, ConfigError, "16 images for 17 workers"),
     ({"init": "/not/there.pth"}, WeightsError, "no weights to start from at /not/there.pth"),
     ({"copy_paste": 0.5}, ConfigError, "copy_paste is 0.5: expected 0, for detection models"),
