@@ -18,6 +18,7 @@ from models.box_masks import keep_box_masks
 from models.folding import fold_batch_norms
 from models.spec import InputRule
 from pipeline import runs, storage, tables
+from pipeline.allocator import give_memory_back, keep_freed_memory
 from pipeline.batches import Batch, batches
 from pipeline.categories import LabelMap
 from pipeline.clock import Clock
@@ -31,7 +32,6 @@ from pipeline.networks import Network, load_network
 from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
 from pipeline.shards import ImageRef, Shard
-from pipeline.tiles import give_memory_back
 from pipeline.upload import Uploader
 
 __all__ = ["PRECISIONS", "PredictStage", "Predictor", "ShardReport", "ShardWork"]
@@ -105,8 +105,7 @@ class Predictor:
     def __init__(self, stage: PredictStage) -> None:
         self.stage = stage
         torch.set_num_threads(stage.threads)
-        if stage.inference.tile:
-            give_memory_back()
+        give_memory_back() if stage.inference.tile else keep_freed_memory()
         self.device = torch.device(stage.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(

@@ -7,8 +7,6 @@ the whole image's size is held but its pixels, as they were decoded: probabiliti
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
@@ -19,8 +17,6 @@ from torch import Tensor
 
 from pipeline.decode import Decoded, Opened
 
-M_MMAP_THRESHOLD = -3
-"""Of glibc's malloc.h."""
 STRIDE = 32
 """Tiles begin at multiples of it (the largest stride of usual networks), so that pixels fall on the network's grid as
 they do in the whole image."""
@@ -99,16 +95,6 @@ def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.
     for (begin, end), weights in zip(sides, plain, strict=True):
         total[begin:end] += weights
     return [(w / total[begin:end]).astype(np.float32) for (begin, end), w in zip(sides, plain, strict=True)]
-
-
-def give_memory_back() -> None:
-    """Let the C library return every array of a megabyte or more to the system once it is freed.
-
-    By itself glibc learns to keep such blocks, and what is kept for longer, rows and overlaps, comes to lie between
-    them: over a thousand tiles a worker grew by 400 MB.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, Tensor]]:

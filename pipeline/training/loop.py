@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import torch
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.errors import StorageError, TrainingError
 from pipeline.execution import Progress, ProgressListener, no_progress
 from pipeline.fetch import Prefetch
@@ -66,6 +67,7 @@ def _own_settings(job: TrainJob, worker: Worker) -> Iterator[None]:
     """Threads and random numbers of this run, given back afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.threads)
+    keep_freed_memory()
     try:
         device = torch.device(worker.device)
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
