@@ -6,8 +6,11 @@ as run lengths needs no pasted ones. Mask R-CNN: https://arxiv.org/abs/1703.0687
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
@@ -32,8 +35,30 @@ class BoxMaskTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torch
 def keep_box_masks(model: nn.Module) -> None:
     """Let a Mask R-CNN of torchvision give `box_masks` in evaluation; other networks stay as they are."""
     if isinstance(model, MaskRCNN):
-        old = model.transform
-        new = BoxMaskTransform(
-            old.min_size, old.max_size, old.image_mean, old.image_std, old.size_divisible, old.fixed_size
-        )
-        model.transform = new.train(old.training)
+        model.transform = keeping_box_masks(model.transform)
+
+
+def keeping_box_masks(old: GeneralizedRCNNTransform) -> BoxMaskTransform:
+    """The same transform, but for the pasting."""
+    new = BoxMaskTransform(
+        old.min_size, old.max_size, old.image_mean, old.image_std, old.size_divisible, old.fixed_size
+    )
+    new.train(old.training)
+    return new
+
+
+@dataclass(frozen=True, eq=False)
+class PastedMasks:
+    """The masks of one image at its full size, each pasted when it is asked for."""
+
+    box_masks: Tensor
+    """(N, 1, M, M) probabilities."""
+    boxes: Tensor
+    """(N, 4) xyxy, in pixels of the image."""
+    size: tuple[int, int]
+    """Height and width of the image."""
+
+    def __getitem__(self, i: int) -> Tensor:
+        """(H, W) bool."""
+        pasted: Tensor = paste_masks_in_image(self.box_masks[i : i + 1], self.boxes[i : i + 1], self.size)
+        return pasted[0, 0] > 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from pipeline.decode import Decoded, Postponed
 from pipeline.fetch import Failure, Loaded
 from pipeline.shards import ImageRef
 
+LARGEST_INPUT = 100_000_000
+"""Pixels that a network may be shown of an image that itself has less than a quarter of them: a narrow one whose shorter side
+the input rule makes as long as any other's would fill the memory, and end the run."""
 PIXELS_HELD = 128_000_000
 """Decoded pixels that may wait in batches not yet full."""
 
@@ -40,6 +44,10 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
             yield decoded
             continue
         shape = rule.shape(*decoded.shape)
+        if math.prod(shape) > max(LARGEST_INPUT, 4 * math.prod(decoded.shape)):
+            seen = f"{decoded.width}x{decoded.height} pixels become {shape[1]}x{shape[0]} for the network: too narrow an image"
+            yield Failure(image.image_id, "predict", "ImageError", seen)
+            continue
         batch = open_batches.setdefault(shape, Batch(shape))
         batch.images.append(image)
         batch.decoded.append(decoded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from pipeline.postprocess import Decision, decide
 from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
-from pipeline.tiles import Grid, Tile, blend
+from pipeline.tiles import STRIDE, Grid, Tile, blend
 from pipeline.upload import Uploaded, as_tensor, brought_back
 
 Output = Mapping[str, Tensor] | Decision | ImageRows
@@ -93,7 +94,8 @@ class Forward:
         return list(brought_back(self._outputs(tensors)))
 
     def _in_tiles(self, image: Decoded | Opened) -> ImageRows:
-        grid = Grid(*image.shape, self.inference.tile, self.inference.overlap)
+        stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.others))
+        grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
         if self.task != "semantic":
             return merge(grid, list(self._tile_rows(grid, image)), image)
         canvas = Canvas(image.height, image.width)

@@ -155,6 +155,10 @@ def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, f
         if not 0 <= least <= 1:
             raise ConfigError(f"--threshold {name}={least}: expected a probability from 0 to 1")
         found.append((network.labels.index(name), least))
+    if found and len(found) == len(network.labels):
+        raise ConfigError(
+            "--threshold: every label has one; expected a label without, which gets the pixels where none is reached"
+        )
     return tuple(sorted(found))
 
 

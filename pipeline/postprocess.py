@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class PostProcessing:
     thresholds: tuple[tuple[int, float], ...] = ()
     """Labels that get a pixel where they reach this probability, before any other; those left get it by argmax."""
     fill_holes: bool = False
-    """Background that a region encloses becomes the region's."""
+    """Background that a region encloses becomes the region's; once more when what is too small has become background."""
     min_area: int = 0
     """Connected parts (8 neighbours) of fewer pixels become background."""
     largest_component: bool = False
@@ -34,9 +34,9 @@ class PostProcessing:
     """Each connected part becomes an object."""
 
     @property
-    def of_parts(self) -> bool:
-        """Whether it needs to know which pixels are connected."""
-        return self.largest_component or self.components or self.min_area > 1
+    def drops_parts(self) -> bool:
+        """Whether some connected parts may become background."""
+        return self.largest_component or self.min_area > 1
 
 
 def decide(probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...] = ()) -> Decision:
@@ -71,24 +71,34 @@ def regions(found: Mapping[int, Spans], wanted: PostProcessing) -> list[Region]:
     """The regions that stay, by label, then by place; one a class, or one a connected part."""
     kept = dict(sorted(found.items()))
     if wanted.fill_holes:
-        for label in kept:
-            kept[label] = filled(kept[label], [other for k, other in kept.items() if k != label])
-    if not wanted.of_parts:
+        kept = _filled(kept)
+    if wanted.drops_parts:
+        kept = {label: rest for label, spans in kept.items() if len((rest := _large_parts(spans, wanted)).starts)}
+        if wanted.fill_holes:
+            kept = _filled(kept)
+    if not wanted.components:
         return list(kept.items())
-    return [(label, part) for label, spans in kept.items() for part in _parts(spans, wanted)]
+    return [(label, part) for label, spans in kept.items() for part in _each_part(spans)]
 
 
-def _parts(spans: Spans, wanted: PostProcessing) -> Iterator[Spans]:
+def _filled(found: dict[int, Spans]) -> dict[int, Spans]:
+    """Labels in their order, so that of two that enclose a hole the first has it."""
+    kept = found.copy()
+    for label in kept:
+        kept[label] = filled(kept[label], [other for k, other in kept.items() if k != label])
+    return kept
+
+
+def _large_parts(spans: Spans, wanted: PostProcessing) -> Spans:
     number = parts(spans)
     areas = np.bincount(number, weights=spans.ends - spans.starts)
     kept = areas >= wanted.min_area
-    if wanted.largest_component and kept.any():
+    if wanted.largest_component:
         kept &= np.arange(kept.size) == areas.argmax()
-    if not kept.any():
-        return
-    if not wanted.components:
-        yield spans[kept[number]]
-        return
+    return spans[kept[number]]
+
+
+def _each_part(spans: Spans) -> list[Spans]:
+    number = parts(spans)
     order = np.argsort(number, kind="stable")
-    cuts = np.cumsum(np.bincount(number))[:-1]
-    yield from (spans[chosen] for part, chosen in enumerate(np.split(order, cuts)) if kept[part])
+    return [spans[chosen] for chosen in np.split(order, np.cumsum(np.bincount(number))[:-1])]

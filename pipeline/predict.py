@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from cyclopts import Parameter
 
-from pipeline import runs
+from pipeline import runs, storage
 from pipeline.categories import LabelMap, match
 from pipeline.datasets import Dataset
 from pipeline.decode import DecodePolicy
@@ -141,7 +141,7 @@ def prepare(config: PredictConfig) -> Job:
     inference = resolve_inference(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
-    precision = resolve_precision(config.precision, config.device)
+    precision = _precision(config, warehouse)
     policy = DecodePolicy(max_pixels=config.max_pixels, scale=config.decode_scale)
     settings = {
         **network.identity(),
@@ -165,6 +165,15 @@ def prepare(config: PredictConfig) -> Job:
     device = (precision, config.batch_size, config.threads, config.device, config.compiled)
     stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
+
+
+def _precision(config: PredictConfig, warehouse: Warehouse) -> str:
+    """What is asked for; auto is what a run of that name was begun with, if there is one, else what suits the hardware."""
+    if config.precision == "auto" and config.run:
+        begun = storage.join(warehouse.run(check_name(config.run, "run")), "run.json")
+        if storage.exists(begun):
+            return str(runs.find(warehouse, config.run).settings["precision"])
+    return resolve_precision(config.precision, config.device)
 
 
 def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network, precision: str) -> dict[str, Any]:

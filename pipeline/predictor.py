@@ -133,7 +133,7 @@ class Predictor:
         model = model.to(self.device).to(memory_format=torch.channels_last)
         rule = network.input_rule(model)
         if self.stage.compiled:
-            compile_network(model, rule)
+            compile_network(model, rule, self.device)
         return model, rule
 
     def __call__(self, work: ShardWork) -> ShardReport:
@@ -166,8 +166,7 @@ class Predictor:
         loaded = load(images, decoding, max(2, self.stage.threads))
         for batch in batches(loaded, self.rule, self.stage.batch_size):
             if self.upload is not None and isinstance(batch, Batch):
-                whole = [image.decoded() for image in batch.decoded]
-                batch.decoded = [replace(image, there=self.upload(image.pixels)) for image in whole]
+                batch.decoded = [_on_its_way(image.decoded(), self.upload) for image in batch.decoded]
             yield batch
 
     def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> None:
@@ -255,6 +254,12 @@ def _tried(call: Callable[[], Result]) -> Result | Exception:
             return call()
     except Exception as error:  # noqa: BLE001 - whatever a network raises on an image is that image's outcome
         return error.with_traceback(None)
+
+
+def _on_its_way(image: Decoded, upload: Uploader) -> Decoded:
+    """The image, its pixels begun to be copied; left to the forward pass, which knows what to say, if the device refuses."""
+    there = _tried(lambda: upload(image.pixels))
+    return image if isinstance(there, Exception) else replace(image, there=there)
 
 
 def _waited_for(ahead: Iterable[Batch | Failure], clock: Clock) -> Iterator[Batch | Failure]:

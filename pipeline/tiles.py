@@ -18,8 +18,7 @@ from torch import Tensor
 from pipeline.decode import Decoded, Opened
 
 STRIDE = 32
-"""Tiles begin at multiples of it (the largest stride of usual networks), so that pixels fall on the network's grid as
-they do in the whole image."""
+"""The largest stride of usual networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +50,40 @@ class Grid:
     """Of a tile's sides; a tile is smaller only where the image, or its last part, is."""
     overlap: int
     """Pixels that neighbours share at least."""
+    stride: int = STRIDE
+    """Tiles begin at multiples of it, where they are larger, so that pixels fall on the network's grid as they do in the
+    whole image."""
 
     @property
     def rows(self) -> list[tuple[int, int]]:
         """Top and bottom of each row of tiles."""
-        return _sides(self.height, self.size, self.overlap)
+        return self._sides(self.height)
 
     @property
     def columns(self) -> list[tuple[int, int]]:
         """Left and right of each column of tiles."""
-        return _sides(self.width, self.size, self.overlap)
+        return self._sides(self.width)
 
     @property
     def tiles(self) -> list[Tile]:
         """Row by row."""
         return [Tile(top, left, bottom, right) for (top, bottom), (left, right) in product(self.rows, self.columns)]
 
+    def _sides(self, length: int) -> list[tuple[int, int]]:
+        """Beginnings and ends of tiles along one side: as few as can be, and none shares much more than it must."""
+        if length <= self.size:
+            return [(0, length)]
+        stride = self.stride if self.size - self.overlap >= self.stride else 1
+        step, last = (self.size - self.overlap) // stride, -(-(length - self.size) // stride)
+        gaps = -(-last // step)
+        begins = [stride * (i * last // gaps) for i in range(gaps)]
+        return [(begin, begin + self.size) for begin in begins] + [(stride * last, length)]
+
     def batches(self, size: int) -> Iterator[list[Tile]]:
         """Tiles in their order, up to `size` neighbours of one shape at a time."""
         for _, alike in groupby(self.tiles, key=lambda tile: tile.shape):
             found = list(alike)
             yield from (found[start : start + size] for start in range(0, len(found), size))
-
-
-def _sides(length: int, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Beginnings and ends of tiles along one side, beginnings at multiples of `STRIDE` where tiles are larger."""
-    if length <= size:
-        return [(0, length)]
-    stride = STRIDE if size - overlap >= STRIDE else 1
-    step = (size - overlap) // stride * stride
-    last = -(-(length - size) // stride) * stride
-    return [(begin, begin + size) for begin in range(0, last, step)] + [(last, length)]
 
 
 def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.float32]]:

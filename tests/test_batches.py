@@ -45,3 +45,14 @@ def test_many_waiting_pixels_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "PIXELS_HELD", 300)
     found = list(batches(loaded((10, 10), (10, 11), (10, 10), (10, 12)), InputRule(), 8))
     assert ids(found) == [[0, 2], [1], [3]]
+
+
+def test_an_image_that_its_rule_blows_up_is_left_out() -> None:
+    rule = InputRule(min_size=520)
+    images = loaded((1, 2000), (100, 2000))
+    failure, batch = batches(images, rule, 8)
+    assert isinstance(failure, Failure)
+    assert (failure.image_id, failure.stage) == (0, "predict")
+    assert failure.message == "2000x1 pixels become 1040000x520 for the network: too narrow an image"
+    assert isinstance(batch, Batch)
+    assert batch.shape == (520, 10400)

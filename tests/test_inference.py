@@ -291,6 +291,10 @@ def test_a_retry_keeps_the_settings(warehouse: str, local: Executor, tmp_path: P
         ({"threshold": ("dics=0.5",)}, "dics=0.5: the model has no such label; expected disc"),
         ({"threshold": ("disc=2",)}, "disc=2.0: expected a probability"),
         ({"threshold": ("disc",)}, "--threshold 'disc': expected NAME=NUMBER"),
+        (
+            {"threshold": tuple(f"{label}=0.9" for label in LABELS)},
+            "--threshold: every label has one; expected a label without",
+        ),
         ({"model": "tests.odd_models:SPEC", "tta": "flip"}, r"--tta is for semantic models.*shardlens fuse"),
         ({"model": "tests.odd_models:SPEC", "ensemble": ("x",)}, r"--ensemble is for semantic models.*shardlens fuse"),
         (

@@ -132,3 +132,16 @@ def test_many_classes_keep_their_numbers() -> None:
     probability = torch.zeros(300, 1, 1)
     probability[299] = 1
     assert decide(probability)[0].item() == 299
+
+
+def test_a_hole_that_removing_a_speck_leaves_is_filled() -> None:
+    classes = np.zeros((12, 12), int)
+    classes[2:10, 2:10] = 1
+    classes[5, 5:8] = 2
+    for wanted in (
+        PostProcessing(fill_holes=True, min_area=5),
+        PostProcessing(fill_holes=True, min_area=5, components=True),
+    ):
+        found = drawn(rows(classes, wanted), classes.shape)
+        assert (found[2:10, 2:10] == 1).all()
+        assert found.sum() == 64

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 from PIL import Image
 
-from pipeline import runs, storage, tables
+from pipeline import predictor, runs, storage, tables
 from pipeline.datasets import IngestConfig, ingest
+from pipeline.decode import Decoded
 from pipeline.errors import ConfigError, RunError
 from pipeline.execution import Executor
 from pipeline.executors import ExecutorConfig, open_executor
@@ -276,3 +278,19 @@ def test_an_image_that_kills_its_worker_is_quarantined_alone(warehouse: str, ray
     (bad,) = [row for row in rows(warehouse, "outcomes").to_pylist() if row["status"] != "ok"]
     assert (bad["image_id"], bad["stage"], bad["error"]) == (9, "worker", "WorkerDied")
     assert "009.png" in bad["message"]
+
+
+def test_auto_goes_on_as_the_run_was_begun(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict(config(warehouse, precision="fp32"), local)
+    monkeypatch.setattr("pipeline.predict.multiplies_bf16", lambda device: True)
+    again = predict(config(warehouse, precision="auto"), local)
+    assert again.resumed_shards
+    assert runs.find(Warehouse(warehouse), "r").settings["precision"] == "fp32"
+
+
+def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:
+    def refuse(pixels: np.ndarray) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    image = Decoded(np.zeros((4, 5, 3), np.uint8), 1, 4, 5)
+    assert predictor._on_its_way(image, refuse) is image  # type: ignore[arg-type]

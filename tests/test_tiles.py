@@ -44,6 +44,15 @@ def test_tiles_cover_a_side_and_share_the_overlap(length: int, size: int, data: 
     assert np.abs(total - 1).max() < 1e-6
 
 
+def test_no_overlap_is_much_larger_than_it_must_be() -> None:
+    sides = Grid(15_000, 20_000, 512, 64).rows
+    assert max(end - begin for (_, end), (begin, _) in pairwise(sides)) <= 64 + 32
+
+
+def test_tiles_begin_where_a_networks_grid_does() -> None:
+    assert all(begin % 64 == 0 for begin, _ in Grid(3_000, 1, 500, 100, stride=64).rows)
+
+
 def test_weights_fade_over_the_overlap() -> None:
     first, second = fade([(0, 8), (5, 12)], 3)
     assert first.tolist() == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])

@@ -19,6 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from models.backbones import Backbone
+from models.box_masks import PastedMasks, keeping_box_masks
 from models.errors import ModelError
 from models.losses.segmentation import VOID, cross_entropy
 from models.options import require
@@ -62,7 +63,7 @@ class PanopticFPN(nn.Module):
     ) -> None:
         """`table` maps a label of the map to a class of the semantic branch; `weight` is that branch's in the loss."""
         super().__init__()
-        self.transform = instance.transform
+        self.transform = keeping_box_masks(instance.transform)
         self.backbone, self.rpn, self.roi_heads = instance.backbone, instance.rpn, instance.roi_heads
         self.semantic = semantic
         self.rule, self.weight = rule, weight
@@ -108,7 +109,8 @@ class PanopticFPN(nn.Module):
         return truth
 
     def _merged(self, things: dict[str, Tensor], probability_khw: Tensor) -> dict[str, Tensor]:
-        masks = things.pop("masks")[:, 0] > 0.5
+        height, width = probability_khw.shape[1:]
+        masks = PastedMasks(things.pop("box_masks"), things["boxes"], (height, width))
         segments = merge(masks, things["labels"], things["scores"], probability_khw, self.rule)
         return {**things, **segments}
 

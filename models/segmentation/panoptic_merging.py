@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.box_masks import PastedMasks
 from models.options import require
 
 NOTHING, THING, STUFF = 0, 1, 2
@@ -36,7 +37,7 @@ class MergeRule:
 
 
 def merge(
-    masks_nhw: Tensor, labels: Tensor, scores: Tensor, probability_khw: Tensor, rule: MergeRule
+    masks: Tensor | PastedMasks, labels: Tensor, scores: Tensor, probability_khw: Tensor, rule: MergeRule
 ) -> dict[str, Tensor]:
     """Give every pixel to one segment or to none.
 
@@ -44,7 +45,7 @@ def merge(
     stuff, where it is likelier than nothing and things. The rest is void.
 
     Args:
-        masks_nhw: (N, H, W) bool.
+        masks: (N, H, W) bool of the things, or what gives them one by one.
         labels: (N,) int64 of the things.
         scores: (N,).
         probability_khw: (K, H, W) of the semantic branch.
@@ -52,12 +53,20 @@ def merge(
     Returns:
         panoptic (H, W) int64, 0 = void; of the segments 1 to S segment_labels (S,) int64, segment_scores (S,),
         segment_things (S,) bool.
+
+    Raises:
+        FloatingPointError: a probability is not a finite number.
     """
+    if not torch.isfinite(probability_khw).all():
+        raise FloatingPointError("the model gave values for its classes that are not finite numbers")
     panoptic = torch.zeros(probability_khw.shape[1:], dtype=torch.int64, device=probability_khw.device)
     kept: list[tuple[int, Tensor, bool]] = []
     for i in scores.argsort(descending=True, stable=True).tolist():
-        free = masks_nhw[i] & (panoptic == 0)
-        visible, area = int(free.sum()), int(masks_nhw[i].sum())
+        if int(labels[i]) in rule.stuff:  # which the semantic branch alone finds
+            continue
+        mask = masks[i]
+        free = mask & (panoptic == 0)
+        visible, area = int(free.sum()), int(mask.sum())
         if visible and visible >= rule.least_visible * area:
             kept.append((int(labels[i]), scores[i], True))
             panoptic[free] = len(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from pipeline.predict import PredictConfig, PredictReport
 from pipeline.predict import predict as run_predict
 from pipeline.retry import retry_quarantined as run_retry
 from pipeline.warehouse import WarehouseRoot  # noqa: F401 - as above
+
+LONG = 30.0
+"""Seconds of a run from which on other cores are worth Ray's start."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,16 @@ def predict(
             device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
             threads = max(1, int(executor.cpus_per_worker))
             report = run_predict(replace(config, device=device, threads=threads), workers, progress)
-    print_result(report, output, lines(report))
+    print_result(report, output, [*lines(report), *_spare_cores(report, executor)])
+
+
+def _spare_cores(report: PredictReport, executor: ExecutorConfig) -> list[str]:
+    """A hint after a run that took a while and left cores idle."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone = executor.kind == "local" and executor.gpus_per_worker == 0
+    if not alone or cores <= executor.cpus_per_worker or report.seconds < LONG:
+        return []
+    return [f"  computed on {executor.cpus_per_worker:g} of {cores} cores: --executor ray takes all of them"]
 
 
 def lines(report: PredictReport) -> list[str]:

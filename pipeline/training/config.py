@@ -20,6 +20,8 @@ __all__ = ["Optimizer", "Precision", "Schedule", "Subject", "TrainConfig", "Tran
 
 Transfer = Literal["scratch", "feature-extractor", "fine-tune", "head-then-all"]
 LOSS_WEIGHTS = ("cross_entropy_weight", "dice_weight", "focal_weight")
+SEMANTIC_LOSSES = (*LOSS_WEIGHTS, "focal_gamma", "class_weight", "border_weight", "border_sigma")
+"""What the losses of semantic models are made of."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     focal_gamma: float = 2.0
     """Power of the focal loss; 0 makes it the cross entropy."""
     class_weight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """LABEL=F, what a label's pixels weigh in cross entropy and focal loss, as often as needed; others weigh 1."""
+    """Semantic models: LABEL=F, what a label's pixels weigh in cross entropy and focal loss, as often as needed; others
+    weigh 1."""
     border_weight: float = 0.0
     """Semantic models: U-Net's w_0 (10 in the paper), what pixels between two objects weigh more in the cross entropy."""
     border_sigma: float = 5.0
@@ -120,6 +123,9 @@ class TrainConfig(Augmentation, Optimization, Subject):
         check(
             self, "cross_entropy_weight", any(getattr(self, name) for name in LOSS_WEIGHTS), "a loss above 0 at least"
         )
+        of_pixels = self.cross_entropy_weight > 0 or self.focal_weight > 0
+        check(self, "class_weight", of_pixels or not self.class_weight, "none, beside the Dice loss alone")
+        check(self, "border_weight", self.cross_entropy_weight > 0 or not self.border_weight, "0, without cross entropy")
         check(self, "class_weight", all(0 <= weight < math.inf for weight in self.class_weights.values()), "0 or more")
         check(self, "image_size", self.image_size is None or min(self.image_size) >= 1, "a height and a width")
 

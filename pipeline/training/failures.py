@@ -32,7 +32,7 @@ CPU_IS_FULL = "DefaultCPUAllocator"
 """Names the error of a CPU without memory, which has no class of its own in torch."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether the memory of the device was not enough."""
     return isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)
 

@@ -25,7 +25,7 @@ from pipeline.training.order import smallest_slot, steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
-from pipeline.training.trial import Trial, check_smallest, check_statistics, smallest_input
+from pipeline.training.trial import Trial, check_smallest, check_statistics, largest_sample, smallest_input
 from pipeline.training.validation import Validator
 
 
@@ -84,7 +84,7 @@ class Loop:
         self.job, self.worker = job, worker
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
-        self._try_smallest()
+        self._try()
         told = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (
@@ -97,13 +97,18 @@ class Loop:
         self.table: pa.Table = steps_table(job, [])
         self.noted: list[Step] = []
 
-    def _try_smallest(self) -> None:
+    def _try(self) -> None:
+        """Refuse what the network, or the device, cannot take of the images."""
         job, stepper = self.job, self.stepper
         trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
         smallest = smallest_input(job.config, trial, self.data.images)
         check_smallest(trial, smallest, job.config.model)
         batch = smallest_slot(job.images, job.config.global_batch, job.config.slots)
         check_statistics(trial, smallest, batch, job.config)
+        if (
+            stepper.device.type == "cuda"
+        ):  # where it takes no time; a CPU seldom lacks memory, and its first step says so
+            stepper.check_memory(largest_sample(job.config, trial, self.data.images))
 
     def resume(self) -> None:
         """Go on from the last checkpoint that is whole; the first worker says which one that is.

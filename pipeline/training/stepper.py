@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,14 @@ import models
 from pipeline.errors import ConfigError
 from pipeline.predictor import PRECISIONS
 from pipeline.training import failures, objectives, optimizers
-from pipeline.training.augment.input_scale import vary_input
+from pipeline.training.augment.input_scale import at_largest, vary_input
 from pipeline.training.data import Batch, Share
 from pipeline.training.ema import Ema
 from pipeline.training.exchange import ids_of_workers
 from pipeline.training.job import TrainJob, Worker, read_init
 from pipeline.training.order import step_seed, steps_per_epoch
 from pipeline.training.records import Step
+from pipeline.training.samples import Sample
 from pipeline.training.transfer import Initialised, Transfer, initialise
 from pipeline.weights import load
 
@@ -173,22 +175,44 @@ class Stepper:
         total = torch.stack(list(losses.values())).sum() * weight
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
 
+    def check_memory(self, sample: Sample) -> None:
+        """Refuse a batch that would not fit the memory, by learning from one whose images are all as large as `sample`.
+
+        Raises:
+            ConfigError: it does not fit; with how many images would.
+        """
+        images = min(self.job.config.batch_size, self.job.images)
+        batch = Batch(0, (), (sample,) * images, 1.0)
+        reason = self._refusal(batch)
+        if reason is not None:
+            raise failures.out_of_memory(reason, batch, self.device, self._fits)
+
     def _fits(self, batch: Batch, images: int) -> bool:
-        """Whether the memory is enough for a step on the first `images` of a batch, which leaves the weights useless."""
+        """Whether the memory is enough for a step on the first `images` of a batch."""
         self.parallel = None  # whose hooks would wait for the other workers
         self.optimizer.zero_grad(set_to_none=True)
+        return self._refusal(Batch(batch.slot, (), batch.samples[:images], 1.0)) is None
+
+    def _refusal(self, batch: Batch) -> str | None:
+        """What the memory says to a batch; None = it is enough. Other errors are left to the step that meets them.
+
+        A copy of the network learns from it: what weights and gradients of the copy take, the optimizer's averages will.
+        """
+        self._free()
+        network = at_largest(copy.deepcopy(self.network))
+        try:
+            self._backward(self._losses(network, batch), 1.0)
+        except (RuntimeError, ValueError) as error:
+            return str(error) if failures.is_out_of_memory(error) else None
+        finally:
+            del network
+            self._free()
+        return None
+
+    def _free(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        part = Batch(batch.slot, batch.image_ids[:images], batch.samples[:images], 1.0)
-        try:
-            self._backward(self._losses(self.network, part), 1.0)
-            self.optimizer.step()  # its averages take memory too, from the first step on
-        except RuntimeError as error:
-            if not failures.is_out_of_memory(error):
-                raise
-            return False
-        return True
 
     def _update(self) -> float:
         """Apply the gradients and return their length; fp16's scaler skips steps that overflow, as it should."""

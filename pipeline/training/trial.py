@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.shards import ImageRef
 from pipeline.training.config import TrainConfig
 from pipeline.training.failures import OF_ONE_VALUE, too_few_for_statistics
+from pipeline.training.samples import Sample
 
 SMALL, LARGE = 96, 256
 """Networks are tried on images that they see smaller than SMALL pixels; if LARGE ones fail as well, size is not the fault."""
@@ -45,6 +47,11 @@ class Trial:
         image = torch.full((3, height, width), 0.5, device=self.device)
         network([image] * images, [self._target(height, width) for _ in range(images)])
 
+    def sample(self, height: int, width: int) -> Sample:
+        """One image of this size, with an object in it, as a step is given it."""
+        image, labels = (torch.zeros(*size, height, width, dtype=torch.uint8) for size in ((3,), ()))
+        return Sample(image, {"map": labels} if self.task == "semantic" else self._target(height, width))
+
     def _target(self, height: int, width: int) -> Mapping[str, Tensor]:
         boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
         target = {"boxes": boxes, "labels": torch.ones(1, dtype=torch.int64, device=self.device)}
@@ -52,6 +59,17 @@ class Trial:
         pixels = torch.ones(height, width, dtype=torch.uint8, device=self.device)
         more = {"detection": {}, "instance": {"masks": mask}, "panoptic": {"masks": mask, "map": pixels}}
         return {**target, **more[self.task]}
+
+
+def largest_sample(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]) -> Sample:
+    """One image as large as the random changes make any of `images`, all of a known size."""
+    if config.crop:
+        return trial.sample(*config.crop)
+    sizes = [(image.height or 0, image.width or 0) for image in images]
+    if trial.task == "semantic":  # images that the input rule resizes before they are changed
+        factor = 1 + config.multi_scale
+        sizes = [(round(h * factor), round(w * factor)) for h, w in (trial.rule.resized(*size) for size in sizes)]
+    return trial.sample(*max(sizes, key=math.prod))
 
 
 @dataclass(frozen=True)

@@ -7,30 +7,47 @@ import os
 import platform
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from pipeline.predict import multiplies_bf16
+
 NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training", "masks")
 
 
+TARGET = Path("build/benchmarks.json")
+SOFTWARE = ("torch", "torchvision", "ray", "pyarrow", "hotcoco", "pycocotools")
+
+
 def main(names: tuple[str, ...]) -> None:
+    """Run the benchmarks; the figures of each are written when it has ended, beside those of others."""
     machine = {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "amx": torch.cpu._is_amx_tile_supported(),
-        "torch": torch.__version__,
+        "bf16": multiplies_bf16("cpu"),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        **{name: version(name) for name in SOFTWARE},
     }
-    print(" ".join(f"{name}={value}" for name, value in machine.items()))
-    figures = {"machine": machine}
+    print(" ".join(f"{name}={value}" for name, value in machine.items()), flush=True)
+    TARGET.parent.mkdir(exist_ok=True)
     for name in names:
-        figures[name] = import_module(f"tests.benchmarks.{name}").run()
-    target = Path("build/benchmarks.json")
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"written to {target}")
+        figures = import_module(f"tests.benchmarks.{name}").run()
+        written = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+        TARGET.write_text(json.dumps({**written, name: {"machine": machine, **figures}}, indent=2) + "\n")
+    print(f"written to {TARGET}")
+
+
+def processor() -> str:
+    """Its name, where the system tells it."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return (found or platform.processor() or platform.machine()).replace(" ", "-")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Scoring 5,000 images, 36,000 boxes of truth and 500,000 predictions, from Parquet to tables; and 50,000 masks."""
+"""Scoring 5,000 images, 36,000 boxes of truth and 500,000 predictions, from Parquet to tables; and 50,000 masks.
+
+pycocotools' engine stands behind the same reader, so that the two differ in the counting alone.
+"""
 
 from __future__ import annotations
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,6 +18,7 @@ from pipeline.executors import open_executor
 
 SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}
 """Images, objects of the truth, predictions."""
+ROUNDS = 3
 
 
 def score(warehouse: str, engine: str) -> dict[str, float]:
@@ -43,17 +48,20 @@ def run() -> dict[str, dict[str, float]]:
     """Print both engines' times."""
     found = {}
     for task, sizes in SIZES.items():
+        rounds: dict[str, list[dict[str, float]]] = {"hotcoco": [], "pycocotools": []}
         with tempfile.TemporaryDirectory() as folder:
             alone("synthetic", folder, task, *map(str, sizes))
-            for engine in ("hotcoco", "pycocotools"):
-                found[f"{task}, {engine}"] = json.loads(alone("evaluation", folder, engine).splitlines()[-1])
-        fast, slow = found[f"{task}, hotcoco"], found[f"{task}, pycocotools"]
+            for turn in range(ROUNDS):
+                for engine in list(rounds)[:: -1 if turn % 2 else 1]:
+                    rounds[engine].append(json.loads(alone("evaluation", folder, engine).splitlines()[-1]))
+        fast, slow = ({k: statistics.median(r[k] for r in each) for k in each[0]} for each in rounds.values())
         assert {k: v for k, v in fast.items() if " " in k} == {k: v for k, v in slow.items() if " " in k}
-        print(f"\n{task}: {sizes[0]:,} images, {sizes[1]:,} objects, {sizes[2]:,} predictions")
+        print(f"\n{task}: {sizes[0]:,} images, {sizes[1]:,} objects, {sizes[2]:,} predictions, median of {ROUNDS}")
         print(
             f"  ours {fast['seconds']:.2f} s, {fast['GB']:.2f} GB; pycocotools {slow['seconds']:.2f} s, {slow['GB']:.2f} GB;"
         )
         print(f"  {slow['seconds'] / fast['seconds']:.1f} times as fast, the same figures: {fast}")
+        found |= {f"{task}, hotcoco": fast, f"{task}, pycocotools": slow}
     return found
 
 

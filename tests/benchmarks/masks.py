@@ -1,8 +1,9 @@
 """What masks cost on one core: a class map as rows, a hundred instance masks of a large image, connected parts.
 
 A 640 x 480 map of five classes with ragged outlines (ten thousand spans) is to become rows in less than 3 ms, a hundred
-28 x 28 masks on 1920 x 1080 in less than 80 ms, each byte for byte what pasting into the whole image gives. Figures are
-processor time, since other work on the machine is none of theirs; the best of many, and the median.
+28 x 28 masks on 1920 x 1080 in less than 80 ms, each byte for byte what pasting into the whole image gives, and 20 times
+as fast as torchvision's pasting and pycocotools' encoding. Figures are processor time, since other work on the machine is
+none of theirs; the best of many, and the median.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from pycocotools import mask
 from scipy import ndimage
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -61,6 +63,12 @@ def pasted_whole(drawn: np.ndarray, boxes: np.ndarray) -> list[Rle]:
     return [masks.encode((one[0] > 0.5).numpy()) for one in whole]
 
 
+def as_usual(drawn: np.ndarray, boxes: np.ndarray) -> list[dict[str, object]]:
+    """The same as torchvision's own evaluation script has it: pasted by torchvision, encoded by pycocotools."""
+    whole = paste_masks_in_image(torch.from_numpy(drawn)[:, None], torch.from_numpy(boxes), (HEIGHT, WIDTH))
+    return [mask.encode(np.asfortranarray((one[0] > 0.5).numpy().astype(np.uint8))) for one in whole]
+
+
 def run() -> dict[str, dict[str, float]]:
     """Print the table."""
     torch.set_num_threads(1)
@@ -71,6 +79,7 @@ def run() -> dict[str, dict[str, float]]:
         canvas.add(classes, probability)
         return from_canvas(canvas, wanted)
 
+    ratios = {}
     everything = PostProcessing(fill_holes=True, min_area=10, components=True)
     found = {
         "class map 640x480 to RLE (3 ms)": milliseconds(lambda: masks.regions(classes, range(1, 5)), 50),
@@ -85,9 +94,14 @@ def run() -> dict[str, dict[str, float]]:
 
         assert paste() == pasted_whole(drawn, boxes), "not what pasting into the whole image gives"
         found[f"100 masks of {shortest} to {longest} px (80 ms)"] = milliseconds(paste, 10)
+        found[f"... of {shortest} to {longest} px, as usual"] = usual = milliseconds(
+            lambda d=drawn, b=boxes: as_usual(d, b), 3
+        )
+        ratios[f"{shortest} to {longest} px"] = usual[1] / found[f"100 masks of {shortest} to {longest} px (80 ms)"][1]
     print(f"\n{'ms on one core':42}{'best':>8}{'median':>8}")
     for name, (best, median) in found.items():
         print(f"{name:42}{best:8.2f}{median:8.2f}")
+    print("as usual takes, times as long: " + ", ".join(f"{ratio:.0f} ({size})" for size, ratio in ratios.items()))
     return {name: {"best_ms": best, "median_ms": median} for name, (best, median) in found.items()}
 
 

@@ -102,10 +102,10 @@ OVERFITS: dict[str, Overfit] = {
     "fcos_resnet50_fpn": Overfit(R50, FROM_NOTHING),
     "maskrcnn_resnet50_fpn": Overfit(R50_REGIONS, FROM_NOTHING),
     "maskrcnn_resnet50_fpn_v2": Overfit(R50_REGIONS, FROM_NOTHING),
-    "retinanet_resnet50_fpn": Overfit(R50, FROM_NOTHING),
-    "retinanet_resnet50_fpn_v2": Overfit(R50, FROM_NOTHING),
+    "retinanet_resnet50_fpn": Overfit(R50, {**FROM_NOTHING, "epochs": 200}),
+    "retinanet_resnet50_fpn_v2": Overfit(R50, {**FROM_NOTHING, "epochs": 200}),
     "ssd300_vgg16": Overfit({}, {"epochs": 40, "learning_rate": 2e-4, "batch_size": 2}),
-    "ssdlite320_mobilenet_v3_large": Overfit({}, {**SLOWLY, "epochs": 100}),
+    "ssdlite320_mobilenet_v3_large": Overfit({}, {**SLOWLY, "epochs": 150, "batch_size": 8}),
     "fast_rcnn": Overfit({**MOBILE, "hidden": 128, "dropout": 0.0, "search": "single"}, SLOWLY),
     "fcos_small": Overfit(training={"epochs": 60, "learning_rate": 4e-3, "batch_size": 4}),
     "light_head_rcnn": Overfit(

@@ -7,7 +7,7 @@ import models
 from models.torchvision_zoo import transform_rule
 from pipeline.errors import ConfigError
 from pipeline.training.augment.config import Augmentation
-from pipeline.training.augment.input_scale import vary_input
+from pipeline.training.augment.input_scale import at_largest, vary_input
 
 OPTIONS = {"width": 8, "min_size": 100, "max_size": 1000}
 
@@ -22,6 +22,13 @@ def test_a_detector_learns_at_several_sizes_and_predicts_at_one() -> None:
     network.eval()
     assert {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(10)} == {100}
     assert transform_rule(network) == rule
+
+
+def test_the_largest_of_the_sizes_can_be_asked_for() -> None:
+    network = models.build("fcos_small", 3, OPTIONS)
+    vary_input(network, Augmentation(multi_scale=0.25), "detection")
+    transform = at_largest(network).get_submodule("transform")
+    assert {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(10)} == {125}
 
 
 def test_an_input_of_one_size_is_an_error() -> None:

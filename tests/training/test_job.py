@@ -225,6 +225,8 @@ def test_a_semantic_map_has_room_for_254_categories() -> None:
     categories = tables.from_rows([{"category_id": i, "name": f"c{i}"} for i in range(255)], tables.CATEGORIES)
     with pytest.raises(ConfigError, match="255 categories: a semantic model tells at most 254 apart"):
         name_labels(spec, categories)
+    with pytest.raises(ConfigError, match="255 categories: a panoptic model tells at most 254 apart"):
+        name_labels(models.find("panoptic_fpn"), categories)
     labels, label_of = name_labels(replace(spec, background=False), categories)
     assert (len(labels), label_of[0], label_of[254]) == (255, 0, 254)
 
@@ -249,3 +251,24 @@ def test_a_semantic_map_has_room_for_254_categories() -> None:
 def test_settings_are_checked(config: Make, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**given)
+
+
+@pytest.mark.parametrize("asked", [{"border_weight": 10.0}, {"dice_weight": 2.0}, {"class_weight": ("disc=2",)}])
+def test_losses_of_semantic_models_are_refused_beside_others(config: Make, asked: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(asked))} is for semantic models; .* has losses of its own"):
+        prepare(config(**asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"border_weight": 10.0, "cross_entropy_weight": 0.0},
+            "border_weight is 10.0: expected 0, without cross entropy",
+        ),
+        ({"class_weight": ("disc=2",), "cross_entropy_weight": 0.0}, "expected none, beside the Dice loss alone"),
+    ],
+)
+def test_weights_of_a_loss_that_is_left_out_are_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig("shapes", model="unet", **asked)

@@ -34,3 +34,11 @@ def vary_input(network: nn.Module, config: Augmentation, task: Task) -> None:
     usual = transform.min_size[-1]
     factors = np.linspace(1 - config.multi_scale, 1 + config.multi_scale, SIZES)
     transform.min_size = (*(max(1, round(usual * float(factor))) for factor in factors), usual)
+
+
+def at_largest(network: nn.Module) -> nn.Module:
+    """The network, its choice of input sizes cut down to the largest."""
+    transform = getattr(network, "transform", None)
+    if isinstance(transform, GeneralizedRCNNTransform) and transform.fixed_size is None:
+        transform.min_size = (max(transform.min_size),)
+    return network

@@ -69,6 +69,16 @@ def test_empty_masks_are_no_segments() -> None:
 
 
 @torch.inference_mode()
+def test_the_instance_branch_finds_no_stuff() -> None:
+    found = merge(columns((0, 6), (6, 8)), torch.tensor([3, 1]), torch.tensor([0.9, 0.8]), semantic([THING] * 12), RULE)
+    assert found["segment_labels"].tolist() == [1]
+
+
+def test_probabilities_that_are_no_numbers_are_an_error() -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        merge(columns(), torch.zeros(0, dtype=torch.int64), torch.zeros(0), semantic([STUFF] * 12) * torch.nan, RULE)
+
+
 def test_no_pixel_has_two_segments_and_none_is_without_pixels() -> None:
     model = sample_network("panoptic_fpn")
     for found in model(sample_images((65, 97), (64, 64))):
@@ -79,7 +89,6 @@ def test_no_pixel_has_two_segments_and_none_is_without_pixels() -> None:
         assert all(
             bool(thing) == (label != 2)
             for thing, label in zip(found["segment_things"], found["segment_labels"].tolist(), strict=True)
-            if not thing
         )
 
 
