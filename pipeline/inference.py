@@ -35,7 +35,7 @@ class InferenceConfig:
     threshold: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Semantic models: LABEL=F, the label gets the pixels where its probability is F or more, the others by argmax."""
     fill_holes: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: background that a region encloses becomes the region's."""
+    """Semantic models: background that a region encloses becomes the region's, of several the first label's."""
     min_area: int = 0
     """Semantic models: connected parts of fewer pixels become background."""
     largest_component: Annotated[bool, Parameter(negative="")] = False

@@ -42,11 +42,12 @@ def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Stored) ->
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     kind = next((rows.kind for _, rows in found if len(rows.labels)), found[0][1].kind)
     first = np.cumsum(counts) - counts
+    corners = to_stored_frame(windows, image)[:, :2].astype(int)
     rles = []
     for i in order if kind == "instance" else ():
-        window, rows = found[tile[i]]
-        rle = moved(rows.rles[i - first[tile[i]]], window.top, window.left, grid.height, grid.width)
-        rles.append(turned(rle, image.orientation))
+        rle = turned(found[tile[i]][1].rles[i - first[tile[i]]], image.orientation)  # small, while it is a tile's
+        left, top = corners[tile[i]].tolist()
+        rles.append(moved(rle, top, left, image.height, image.width))
     return ImageRows(kind, labels[order], scores[order], xywh, tuple(rles))
 
 

@@ -18,6 +18,8 @@ from models.spec import InputRule, ModelSpec
 
 _KERNELS = (4, 5, 4, 4)
 _LAST = 3
+VALUES_AT_ONCE = 1 << 26
+"""Of the windows that medians are taken of."""
 """Sides of the convolutions' kernels, and of the last map, which a hidden layer sees whole."""
 
 
@@ -93,8 +95,10 @@ def median(maps: Tensor, radius: int) -> Tensor:
     side = 2 * radius + 1
     height, width = maps.shape[-2:]
     wider = mirror(maps, radius, height + 2 * radius, width + 2 * radius)
-    windows = wider.unfold(2, side, 1).unfold(3, side, 1).flatten(4)
-    return windows.median(dim=4).values
+    rows = max(1, VALUES_AT_ONCE // (maps.shape[0] * maps.shape[1] * width * side**2))
+    bands = [wider[:, :, top : top + rows + 2 * radius] for top in range(0, height, rows)]
+    windows = (band.unfold(2, side, 1).unfold(3, side, 1).flatten(4) for band in bands)
+    return torch.cat([window.median(dim=4).values for window in windows], dim=2)
 
 
 def frequencies(name: str, text: str, classes: int) -> Tensor:

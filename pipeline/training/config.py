@@ -125,7 +125,9 @@ class TrainConfig(Augmentation, Optimization, Subject):
         )
         of_pixels = self.cross_entropy_weight > 0 or self.focal_weight > 0
         check(self, "class_weight", of_pixels or not self.class_weight, "none, beside the Dice loss alone")
-        check(self, "border_weight", self.cross_entropy_weight > 0 or not self.border_weight, "0, without cross entropy")
+        check(
+            self, "border_weight", self.cross_entropy_weight > 0 or not self.border_weight, "0, without cross entropy"
+        )
         check(self, "class_weight", all(0 <= weight < math.inf for weight in self.class_weights.values()), "0 or more")
         check(self, "image_size", self.image_size is None or min(self.image_size) >= 1, "a height and a width")
 

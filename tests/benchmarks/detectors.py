@@ -71,6 +71,7 @@ ENTRIES = {
             "smallest_anchor": 32,
             "anchor_sizes": 3,
             "proposals": 100,
+            "aligned": True,
             **SIZES,
         },
         FROM_IMAGENET,
