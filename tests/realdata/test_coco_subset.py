@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_the_detectors_score_what_is_known_of_them(
     found = {metric: value for task, metric, value in scored.summary() if task == "bbox"}
     assert found["AP"] == pytest.approx(ap, abs=0.003)
     assert found["AP50"] == pytest.approx(ap50, abs=0.003)
+
+
+def test_bf16_scores_as_fp32_does(realdata: Path, warehouse: str, local: Executor) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        asked = yolo(realdata, "yolo-fastest-1.1-xl", warehouse, f"xl-{precision}")
+        predict(replace(asked, precision=precision), local)
+        scored = evaluate(EvaluateConfig(f"xl-{precision}", warehouse=warehouse), local)
+        found[precision] = next(
+            value or 0.0 for task, metric, value in scored.summary() if (task, metric) == ("bbox", "AP")
+        )
+    assert found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], abs=0.002), found
 
 
 def digests(warehouse: str) -> dict[str, str]:
