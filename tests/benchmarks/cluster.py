@@ -39,20 +39,23 @@ class Sleep:
     seconds: float
     calls: Path | None = None
     """File that gets a line for each call."""
+    straggling: bool = False
+    """Every fiftieth item takes ten times as long."""
 
-    def setup(self) -> Callable[[int], tuple[int, float, float]]:
+    def setup(self) -> Callable[[int], tuple[int, float, float, float]]:
         """Make the worker's turn, which one item has at a time."""
         turn = threading.Lock()
 
-        def sleep(item: int) -> tuple[int, float, float]:
-            """Process, beginning and end (seconds since the epoch)."""
+        def sleep(item: int) -> tuple[int, float, float, float]:
+            """Process, beginning and end (seconds since the epoch), and the seconds that it was to take."""
+            seconds = self.seconds * (10 if self.straggling and item % 50 == 25 else 1)
             if self.calls:
                 with self.calls.open("a") as sink:
                     sink.write(f"{item}\n")
             with turn:
                 begun = time.time()
-                time.sleep(self.seconds)
-                return os.getpid(), begun, time.time()
+                time.sleep(seconds)
+                return os.getpid(), begun, time.time(), seconds
 
         return sleep
 
@@ -63,29 +66,29 @@ def asked(workers: int) -> ExecutorConfig:
     )
 
 
-def steady() -> dict[str, float]:
+def steady(straggling: bool = False) -> dict[str, float]:
     """All workers at work: items go on until every worker has been heard of, and 2,000 more."""
-    outcomes: list[tuple[int, float, float]] = []
+    outcomes: list[tuple[int, float, float, float]] = []
 
     def items() -> Iterator[int]:
-        while len({process for process, _, _ in outcomes}) < WORKERS:
+        while len({process for process, *_ in outcomes}) < WORKERS:
             yield len(outcomes)
         yield from range(ITEMS)
 
     with open_executor(asked(WORKERS)) as executor:
         begun = time.perf_counter()
-        for outcome in executor.map(Sleep(SECONDS), items()):
+        for outcome in executor.map(Sleep(SECONDS, straggling=straggling), items()):
             assert isinstance(outcome, Done)
             outcomes.append(outcome.value)
         whole = time.perf_counter() - begun
-    spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for process, start, end in outcomes:
-        spans[process].append((start, end))
-    together = max(min(start for start, _ in each) for each in spans.values())
-    last = max(end for each in spans.values() for _, end in each)
-    kept = [(start, end) for each in spans.values() for start, end in each if start >= together]
-    efficiency = len(kept) * SECONDS / (len(spans) * (last - together))
-    idle = min(max(end for _, end in each) for each in spans.values())
+    spans: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+    for process, *span in outcomes:
+        spans[process].append(tuple(span))
+    together = max(min(start for start, _, _ in each) for each in spans.values())
+    last = max(end for each in spans.values() for _, end, _ in each)
+    kept = [seconds for each in spans.values() for start, _, seconds in each if start >= together]
+    efficiency = sum(kept) / (len(spans) * (last - together))
+    idle = min(max(end for _, end, _ in each) for each in spans.values())
     return {
         "workers": len(spans),
         "items while all were there": len(kept),
@@ -93,6 +96,11 @@ def steady() -> dict[str, float]:
         "from the first idle worker to the end, items": (last - idle) / SECONDS,
         "seconds with the start": whole,
     }
+
+
+def straggling() -> dict[str, float]:
+    """The same, one item in fifty ten times as long as the others, wherever it falls."""
+    return steady(True)
 
 
 def shaken() -> dict[str, float]:
@@ -154,13 +162,16 @@ def alone(what: str) -> dict[str, float]:
 
 def run() -> dict[str, dict[str, float]]:
     """Print what both experiments gave."""
-    found = {name: alone(name) for name in ("steady", "shaken")}
-    print(f"\n{WORKERS} workers of {SHARE} CPU that sleep {SECONDS * 1e3:.0f} ms an item; then 30 on three nodes")
-    for figures in found.values():
+    found = {name: alone(name) for name in ("steady", "straggling", "shaken")}
+    print(
+        f"\n{WORKERS} workers of {SHARE} CPU that sleep {SECONDS * 1e3:.0f} ms an item; with stragglers; 30 on three nodes"
+    )
+    for title, figures in found.items():
+        print(f" {title}")
         for name, value in figures.items():
             print(f"  {name:48}{value:10.2f}")
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps({"steady": steady, "shaken": shaken}[sys.argv[1]]()))
+    print(json.dumps({"steady": steady, "straggling": straggling, "shaken": shaken}[sys.argv[1]]()))
