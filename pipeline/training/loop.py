@@ -105,9 +105,7 @@ class Loop:
         check_smallest(trial, smallest, job.config.model)
         batch = smallest_slot(job.images, job.config.global_batch, job.config.slots)
         check_statistics(trial, smallest, batch, job.config)
-        if (
-            stepper.device.type == "cuda"
-        ):  # where it takes no time; a CPU seldom lacks memory, and its first step says so
+        if stepper.device.type == "cuda":  # a CPU seldom lacks memory, and would take long
             stepper.check_memory(largest_sample(job.config, trial, self.data.images))
 
     def resume(self) -> None:
