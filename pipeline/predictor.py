@@ -105,7 +105,10 @@ class Predictor:
     def __init__(self, stage: PredictStage) -> None:
         self.stage = stage
         torch.set_num_threads(stage.threads)
-        give_memory_back() if stage.inference.tile else keep_freed_memory()
+        if stage.inference.tile:
+            give_memory_back()
+        else:
+            keep_freed_memory()
         self.device = torch.device(stage.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(
@@ -258,8 +261,10 @@ def _tried(call: Callable[[], Result]) -> Result | Exception:
 
 def _on_its_way(image: Decoded, upload: Uploader) -> Decoded:
     """The image, its pixels begun to be copied; left to the forward pass, which knows what to say, if the device refuses."""
-    there = _tried(lambda: upload(image.pixels))
-    return image if isinstance(there, Exception) else replace(image, there=there)
+    try:
+        return replace(image, there=upload(image.pixels))
+    except RuntimeError:  # whatever CUDA says
+        return image
 
 
 def _waited_for(ahead: Iterable[Batch | Failure], clock: Clock) -> Iterator[Batch | Failure]:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from pipeline import predictor, runs, storage, tables
+from pipeline.cli import predict as cli
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.decode import Decoded
 from pipeline.errors import ConfigError, RunError
@@ -294,3 +295,12 @@ def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:
 
     image = Decoded(np.zeros((4, 5, 3), np.uint8), 1, 4, 5)
     assert predictor._on_its_way(image, refuse) is image  # type: ignore[arg-type]
+
+
+def test_a_long_run_says_that_cores_were_idle(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    report = replace(predict(config(warehouse), local), seconds=60.0)
+    (hint,) = cli._spare_cores(report, ExecutorConfig())
+    assert "computed on 1 of 8 cores: --executor ray" in hint
+    assert not cli._spare_cores(replace(report, seconds=1.0), ExecutorConfig())
+    assert not cli._spare_cores(report, ExecutorConfig(kind="ray"))

@@ -18,9 +18,9 @@ from models.spec import InputRule, ModelSpec
 
 _KERNELS = (4, 5, 4, 4)
 _LAST = 3
+"""Sides of the convolutions' kernels, and of the last map, which a hidden layer sees whole."""
 VALUES_AT_ONCE = 1 << 26
 """Of the windows that medians are taken of."""
-"""Sides of the convolutions' kernels, and of the last map, which a hidden layer sees whole."""
 
 
 class PatchClassifier(nn.Module):

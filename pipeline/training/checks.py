@@ -10,13 +10,26 @@ from models.spec import ModelSpec, Task
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.metrics.coco import FIGURES
 from pipeline.metrics.semantic import METRICS
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
 from pipeline.training.truth import Truth, readable, select
 
 WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
 """Settings that a network which is fitted in one pass has no use for."""
+
+
+def check_losses(config: TrainConfig, spec: ModelSpec) -> None:
+    """Refuse settings of the semantic models' losses beside a model that has losses of its own.
+
+    Raises:
+        ConfigError: one is not what it is by default.
+    """
+    given = next((name for name in SEMANTIC_LOSSES if getattr(config, name) != getattr(TrainConfig, name)), None)
+    if given is not None:
+        raise ConfigError(
+            f"{given} is for semantic models; {spec.name} ({spec.task}) has losses of its own: leave it out"
+        )
 
 
 def check_one_pass(config: TrainConfig) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from pipeline.panoptic import stuff_labels
 from pipeline.predict import resolve_precision
 from pipeline.training import checks, notes
 from pipeline.training.augment.augmenter import Augmenter
-from pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, readable, select
 from pipeline.warehouse import Warehouse, check_name
@@ -206,18 +206,9 @@ def _check_model(config: TrainConfig, spec: ModelSpec) -> None:
             f"image_size is for semantic models; {spec.name} resizes by itself: give its options ({sizes})"
         )
     if spec.task != "semantic":
-        _check_losses(config, spec)
+        checks.check_losses(config, spec)
     if spec.fits_at_once:
         checks.check_one_pass(config)
-
-
-def _check_losses(config: TrainConfig, spec: ModelSpec) -> None:
-    usual = {f.name: f.default for f in fields(TrainConfig)}
-    given = next((name for name in SEMANTIC_LOSSES if getattr(config, name) != usual[name]), None)
-    if given is not None:
-        raise ConfigError(
-            f"{given} is for semantic models; {spec.name} ({spec.task}) has losses of its own: leave it out"
-        )
 
 
 def choose_split(config: TrainConfig, images: pa.Table) -> str | None:

@@ -198,21 +198,14 @@ class Stepper:
 
         A copy of the network learns from it: what weights and gradients of the copy take, the optimizer's averages will.
         """
-        self._free()
-        network = at_largest(copy.deepcopy(self.network))
-        try:
-            self._backward(self._losses(network, batch), 1.0)
-        except (RuntimeError, ValueError) as error:
-            return str(error) if failures.is_out_of_memory(error) else None
-        finally:
-            del network
-            self._free()
-        return None
-
-    def _free(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        try:
+            self._backward(self._losses(at_largest(copy.deepcopy(self.network)), batch), 1.0)
+        except (RuntimeError, ValueError) as error:
+            return str(error) if failures.is_out_of_memory(error) else None
+        return None
 
     def _update(self) -> float:
         """Apply the gradients and return their length; fp16's scaler skips steps that overflow, as it should."""

@@ -49,8 +49,8 @@ class Trial:
 
     def sample(self, height: int, width: int) -> Sample:
         """One image of this size, with an object in it, as a step is given it."""
-        image, labels = (torch.zeros(*size, height, width, dtype=torch.uint8) for size in ((3,), ()))
-        return Sample(image, {"map": labels} if self.task == "semantic" else self._target(height, width))
+        image = torch.zeros(3, height, width, dtype=torch.uint8)
+        return Sample(image, {"map": image[0]} if self.task == "semantic" else self._target(height, width))
 
     def _target(self, height: int, width: int) -> Mapping[str, Tensor]:
         boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)

@@ -15,8 +15,6 @@ import torch
 from pipeline.predict import multiplies_bf16
 
 NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training", "masks")
-
-
 TARGET = Path("build/benchmarks.json")
 SOFTWARE = ("torch", "torchvision", "ray", "pyarrow", "hotcoco", "pycocotools")
 

@@ -114,7 +114,6 @@ def shaken() -> dict[str, float]:
     config = ExecutorConfig(kind="ray", workers=f"1:{3 * ON_A_NODE}", cpus_per_worker=1 / ON_A_NODE)
     processes: set[int] = set()
     ends: list[float] = []
-
     all_at_work = threading.Event()
 
     def items() -> Iterator[int]:

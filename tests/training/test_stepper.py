@@ -79,3 +79,17 @@ def test_the_largest_sample_is_the_crop(config: Make) -> None:
     stepper = Stepper(job, LocalWorker())
     trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
     assert largest_sample(job.config, trial, TrainingData(job, stepper.rule).images).image.shape == (3, 48, 32)
+
+
+def test_a_network_that_has_no_room_for_its_averages_is_explained(
+    config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(network: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB. More words")
+
+    job = prepare(config())
+    stepper = Stepper(job, LocalWorker())
+    sample = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device).sample(64, 96)
+    monkeypatch.setattr("copy.deepcopy", refuse)
+    with pytest.raises(ConfigError, match="nor does one image"):
+        stepper.check_memory(sample)
