@@ -119,7 +119,9 @@ def test_closing_early_ends_the_work(executor: Executor, tmp_path: Path) -> None
     outcomes = executor.map(Square(tmp_path, seconds=0.2), count())
     next(outcomes)
     outcomes.close()
-    before = calls(tmp_path)
-    assert sum(before.values()) <= 1 + AHEAD
-    assert [outcome.value for outcome in executor.map(Square(tmp_path), [7, 7])] == [49, 49]
-    assert calls(tmp_path) - before == {7: 2}
+    assert [outcome.value for outcome in executor.map(Square(tmp_path), [-7, -7])] == [49, 49]
+    begun = calls(tmp_path)  # an item that was already dealt may begin while its worker's end is on its way
+    assert begun.pop(-7) == 2
+    assert sum(begun.values()) <= 1 + AHEAD
+    time.sleep(0.5)
+    assert calls(tmp_path) - begun == {-7: 2}
