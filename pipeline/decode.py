@@ -13,6 +13,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from pipeline import png
 from pipeline.errors import ConfigError, ImageError
 from pipeline.frames import to_stored_frame, turned_shape
 
@@ -38,6 +39,8 @@ UPRIGHT: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     8: np.rot90,
 }
 """EXIF orientation -> what turns the stored image's (height, width, 3) upright (Exif 2.32, tag 0x0112)."""
+DOWNWARDS = (1, 2)
+"""Orientations whose upper rows are stored first."""
 
 Enough = Callable[[int, int], tuple[int, int]]
 """From an upright image's (height, width) to the one at which the model will look at it."""
@@ -106,10 +109,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Opened:
-    """An image as its decoder gave it, made upright RGB window by window: a copy of it all would double its memory."""
+    """An image as its decoder gives it, made upright RGB window by window: a copy of it all would double its memory."""
 
-    stored: Image.Image | npt.NDArray[np.uint8]
-    """Pillow's, or (height, width, 3) RGB."""
+    stored: Image.Image | npt.NDArray[np.uint8] | png.Rows
+    """Pillow's, or (height, width, 3) RGB, or what decodes them from top to bottom."""
     orientation: int
     """EXIF orientation of the stored image, 1 to 8."""
     height: int
@@ -125,14 +128,14 @@ class Opened:
         """(h, w, 3) RGB of a window of the upright image.
 
         Raises:
-            ImageError: its pixels are no 8-bit colours.
+            ImageError: its pixels are no 8-bit colours, or those that have not been decoded yet are damaged.
         """
         window = to_stored_frame(np.array([[left, top, right, bottom]], dtype=np.float64), self)[0]
         x1, y1, x2, y2 = window.astype(int).tolist()
-        if isinstance(self.stored, np.ndarray):
-            part = self.stored[y1:y2, x1:x2]
-        else:
+        if isinstance(self.stored, Image.Image):
             part = np.asarray(_rgb(self.stored.crop((x1, y1, x2, y2))))
+        else:
+            part = self.stored[y1:y2][:, x1:x2]
         return np.ascontiguousarray(UPRIGHT[self.orientation](part))
 
 
@@ -196,7 +199,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
     image = _open_capped(data, policy)
     width, height = image.size
     with _damage_told(image):
-        orientation = _orientation(image, policy)
+        orientation = _orientation(image, data, policy)
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
         if pixels is None:
@@ -212,11 +215,19 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
     """
     image = _open_capped(data, policy)
     with _damage_told(image):
-        orientation = _orientation(image, policy)
-        pixels = _plain_jpeg(image, data)
-        if pixels is None:
-            image.load()
-        return Opened(image if pixels is None else pixels, orientation, image.height, image.width)
+        orientation = _orientation(image, data, policy)
+        return Opened(_stored(image, data, orientation), orientation, image.height, image.width)
+
+
+def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | npt.NDArray[np.uint8] | png.Rows:
+    """What takes the least memory and gives windows from the upright image's top to its bottom in one reading."""
+    if image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data):
+        return png.Rows(data, _rgb)
+    pixels = _plain_jpeg(image, data)
+    if pixels is None:
+        image.load()
+        return image
+    return pixels
 
 
 @contextmanager
@@ -247,7 +258,7 @@ def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
     """
     image = _open_capped(data, policy)
     with _damage_told(image):
-        return Postponed(data, policy, _orientation(image, policy), image.height, image.width)
+        return Postponed(data, policy, _orientation(image, data, policy), image.height, image.width)
 
 
 def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
@@ -261,8 +272,12 @@ def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image, policy: DecodePolicy) -> int:
-    found: int = image.getexif().get(EXIF_ORIENTATION, 1) if policy.exif else 1
+def _orientation(image: Image.Image, data: bytes, policy: DecodePolicy) -> int:
+    """Of its header alone."""
+    if not policy.exif:
+        return 1
+    exif = png.exif(data) if image.format == "PNG" else image.getexif()
+    found: int = exif.get(EXIF_ORIENTATION, 1)
     return found if found in UPRIGHT else 1
 
 

@@ -2,7 +2,8 @@
 
 Tiles overlap. In an overlap a semantic model's probabilities fade from one tile to the next, so that no seam shows; of
 a detector's boxes the duplicates are dropped. An object larger than the overlap may be seen whole by no tile. Nothing of
-the whole image's size is held but its pixels, as they were decoded: probabilities of a row's overlap, and rows.
+the whole image's size is held but its pixels, as they were decoded, and of most PNGs not even these: a row of tiles, its
+overlap's probabilities, and rows.
 """
 
 from __future__ import annotations
