@@ -14,6 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline import png
+from pipeline.colours import to_rgb
 from pipeline.errors import ConfigError, ImageError
 from pipeline.frames import to_stored_frame, turned_shape
 
@@ -27,7 +28,6 @@ Image.init()
 FORMATS = tuple({"JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF"} & set(Image.OPEN))
 """Formats whose header tells the size before a pixel is made; others (ICO, EPS) would decode, or start programs."""
 DECODE_SCALES = ("auto", "full")
-SIXTEEN_BIT = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 UPRIGHT: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     1: lambda pixels: pixels,
     2: np.fliplr,
@@ -133,7 +133,7 @@ class Opened:
         window = to_stored_frame(np.array([[left, top, right, bottom]], dtype=np.float64), self)[0]
         x1, y1, x2, y2 = window.astype(int).tolist()
         if isinstance(self.stored, Image.Image):
-            part = np.asarray(_rgb(self.stored.crop((x1, y1, x2, y2))))
+            part = np.asarray(to_rgb(self.stored.crop((x1, y1, x2, y2))))
         else:
             part = self.stored[y1:y2][:, x1:x2]
         return np.ascontiguousarray(UPRIGHT[self.orientation](part))
@@ -203,7 +203,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
         if pixels is None:
-            pixels = np.asarray(_rgb(image))
+            pixels = np.asarray(to_rgb(image))
         return Decoded(np.ascontiguousarray(UPRIGHT[orientation](pixels)), orientation, height, width)
 
 
@@ -222,7 +222,7 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
 def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | npt.NDArray[np.uint8] | png.Rows:
     """What takes the least memory and gives windows from the upright image's top to its bottom in one reading."""
     if image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data):
-        return png.Rows(data, _rgb)
+        return png.Rows(data)
     pixels = _plain_jpeg(image, data)
     if pixels is None:
         image.load()
@@ -304,15 +304,3 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception:  # noqa: BLE001 - as above; what was found says more than the decoder's words
         raise ImageError(f"not an image that can be read: {len(data)} bytes that begin with {data[:16]!r}") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB."""
-    if image.mode in SIXTEEN_BIT:
-        upper = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(upper).convert("RGB")
-    if image.mode == "F":
-        raise ImageError("its pixels are 32-bit floats, whose range no header says: convert it to 8 or 16 bits")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")

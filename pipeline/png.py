@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.colours import to_rgb
 from pipeline.errors import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -47,9 +48,8 @@ def has_plain_rows(data: bytes) -> bool:
 class Rows:
     """A PNG's rows, decoded from top to bottom as they are asked for; only the last ones asked for are held."""
 
-    def __init__(self, data: bytes, to_rgb: Callable[[Image.Image], Image.Image]) -> None:
+    def __init__(self, data: bytes) -> None:
         self._data = data
-        self._to_rgb = to_rgb
         self._header = bytes(next(content for kind, content in _chunks(data) if kind == b"IHDR"))
         self.width, self.height = struct.unpack_from(">II", self._header)
         self._row_bytes = self.width * SAMPLES[self._header[9]]
@@ -102,7 +102,7 @@ class Rows:
             header = struct.pack(">II", self.width, high) + self._header[8:]
             band = _opened([_chunk(b"IHDR", header), *self._colours, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
             self._above = band.crop((0, high - 1, self.width, high)).tobytes()
-            return np.asarray(self._to_rgb(band.crop((0, high - count, self.width, high))))
+            return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
         except (OSError, zlib.error) as error:
             raise ImageError(f"PNG of {self.width}x{self.height} is damaged or truncated ({error})") from None
 
