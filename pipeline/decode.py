@@ -157,6 +157,11 @@ class Postponed:
         return turned_shape(self)
 
     @property
+    def upright(self) -> tuple[int, int]:
+        """The same: its pixels are of the full scale."""
+        return self.shape
+
+    @property
     def held(self) -> int:
         """Pixels that it keeps in memory: none."""
         return 0

@@ -73,11 +73,11 @@ class Forward:
             ImageError: a box or a mask is of no use.
         """
         return [
-            output if isinstance(output, ImageRows) else self._rows(output, image.decoded())
+            output if isinstance(output, ImageRows) else self._rows(output, image)
             for image, output in zip(images, outputs, strict=True)
         ]
 
-    def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded) -> ImageRows:
+    def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded | Postponed) -> ImageRows:
         if isinstance(output, tuple):
             return from_semantic(output, image, self.inference.wanted)
         if self.task == "panoptic":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import masks, tables
 from pipeline.categories import LabelMap
-from pipeline.decode import Decoded
+from pipeline.decode import Decoded, Postponed
 from pipeline.fetch import Failure
 from pipeline.frames import mask_to_stored_frame, to_stored_frame
 from pipeline.masks import Rle
@@ -35,11 +35,11 @@ class ImageRows:
     """Of each row, where they differ."""
 
 
-def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: float | None) -> ImageRows:
+def from_detection(output: Mapping[str, Tensor], image: Decoded | Postponed, threshold: float | None) -> ImageRows:
     """Take the rows of one image from a detection or instance model.
 
     Args:
-        output: boxes (N, 4) xyxy in the pixels of `decoded`, labels (N,), scores (N,); and masks (N, 1, H, W) of an image
+        output: boxes (N, 4) xyxy in the pixels of `image`, labels (N,), scores (N,); and masks (N, 1, H, W) of an image
             at its full scale, or box_masks (N, 1, M, M) to be stretched over the boxes, as probabilities.
         threshold: the lowest score kept; None = all.
 
@@ -56,18 +56,18 @@ def from_detection(output: Mapping[str, Tensor], decoded: Decoded, threshold: fl
     order = np.argsort(-scores, kind="stable")
     if threshold is not None:
         order = order[scores[order] >= threshold]
-    height, width = decoded.upright
-    if decoded.shape != decoded.upright:
-        boxes = boxes * ([width, height, width, height] / np.tile(decoded.shape[::-1], 2))
-    stored = to_stored_frame(boxes[order], decoded)
+    height, width = image.upright
+    if image.shape != image.upright:
+        boxes = boxes * ([width, height, width, height] / np.tile(image.shape[::-1], 2))
+    stored = to_stored_frame(boxes[order], image)
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     if "box_masks" in output:
         drawn = output["box_masks"][:, 0].float().cpu().numpy()
-        found = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), decoded.orientation) for i in order)
+        found = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), image.orientation) for i in order)
         return ImageRows("instance", labels[order], scores[order], xywh, found)
     if "masks" in output:
         whole = (output["masks"][:, 0] > 0.5).cpu().numpy()
-        found = tuple(masks.encode(mask_to_stored_frame(whole[i], decoded.orientation)) for i in order)
+        found = tuple(masks.encode(mask_to_stored_frame(whole[i], image.orientation)) for i in order)
         return ImageRows("instance", labels[order], scores[order], xywh, found)
     return ImageRows("box", labels[order], scores[order], xywh)
 
@@ -79,7 +79,7 @@ def turned(rle: Rle, orientation: int) -> Rle:
 
 def from_semantic(
     decision: Decision,
-    decoded: Decoded,
+    image: Decoded | Postponed,
     wanted: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
 ) -> ImageRows:
     """Take one region a class, or one object a connected part, from the decision of a semantic model on an image.
@@ -87,10 +87,10 @@ def from_semantic(
     Args:
         decision: labels and probabilities (H, W) at the upright image's size; label 0 is the background and gives no row.
     """
-    canvas = Canvas(decoded.height, decoded.width)
+    canvas = Canvas(image.height, image.width)
     classes, probability = decision
-    turned = mask_to_stored_frame(classes, decoded.orientation)
-    canvas.add(turned, mask_to_stored_frame(probability, decoded.orientation))
+    turned = mask_to_stored_frame(classes, image.orientation)
+    canvas.add(turned, mask_to_stored_frame(probability, image.orientation))
     return from_canvas(canvas, wanted)
 
 
@@ -108,7 +108,7 @@ def from_canvas(canvas: Canvas, wanted: PostProcessing) -> ImageRows:
     return ImageRows("instance" if wanted.components else "region", labels, scores[order], boxes, rles)
 
 
-def from_panoptic(output: Mapping[str, Tensor], decoded: Decoded) -> ImageRows:
+def from_panoptic(output: Mapping[str, Tensor], image: Decoded | Postponed) -> ImageRows:
     """Take the segments of a panoptic map: things as instances, stuff as regions; no pixel lies in two.
 
     Args:
@@ -122,7 +122,7 @@ def from_panoptic(output: Mapping[str, Tensor], decoded: Decoded) -> ImageRows:
     if not np.isfinite(scores).all():
         raise FloatingPointError("the model gave scores that are not finite numbers")
     order = np.argsort(-scores, kind="stable")
-    stored = mask_to_stored_frame(output["panoptic"].cpu().numpy(), decoded.orientation)
+    stored = mask_to_stored_frame(output["panoptic"].cpu().numpy(), image.orientation)
     found = masks.regions(stored, range(1, len(scores) + 1))
     rles = tuple(found[i + 1] for i in order.tolist())
     boxes = np.array([masks.bbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)

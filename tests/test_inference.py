@@ -343,4 +343,19 @@ def test_decoded_and_postponed_agree_on_the_shape() -> None:
         decoded = waiting.decoded()
         assert isinstance(decoded, Decoded)
         assert waiting.shape == decoded.shape == decoded.pixels.shape[:2]
+        assert waiting.upright == decoded.upright == waiting.shape
         assert (waiting.height, waiting.width, waiting.held, decoded.held) == (20, 30, 0, 600)
+
+
+def test_a_large_image_within_a_tile_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import decode
+
+    policy, whole, decodings = decode.DecodePolicy(), decode.decode, []
+    monkeypatch.setattr(decode, "decode", lambda *asked: decodings.append(asked) or whole(*asked))
+    model = models.build(MODEL, 3).eval()
+    forward = Forward(
+        model, "semantic", rule(model), torch.device("cpu"), "fp32", inference=Inference(tile=512, overlap=8)
+    )
+    with torch.inference_mode():
+        forward([decode.postponed(rotated_jpeg(picture(70, 100), 1), policy)])
+    assert len(decodings) == 1
