@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -43,11 +42,11 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
         if isinstance(decoded, Failure):
             yield decoded
             continue
-        shape = rule.shape(*decoded.shape)
-        if math.prod(shape) > max(LARGEST_INPUT, 4 * math.prod(decoded.shape)):
-            seen = f"{decoded.width}x{decoded.height} pixels become {shape[1]}x{shape[0]} for the network: too narrow an image"
-            yield Failure(image.image_id, "predict", "ImageError", seen)
+        fault = too_narrow(*decoded.shape, rule)
+        if fault is not None:
+            yield Failure(image.image_id, "predict", "ImageError", fault)
             continue
+        shape = rule.shape(*decoded.shape)
         batch = open_batches.setdefault(shape, Batch(shape))
         batch.images.append(image)
         batch.decoded.append(decoded)
@@ -60,3 +59,11 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
                 break
     for shape in sorted(open_batches):
         yield open_batches[shape]
+
+
+def too_narrow(height: int, width: int, rule: InputRule) -> str | None:
+    """What becomes of an image that the input rule makes too large because it is so narrow; None = it does not."""
+    high, wide = rule.shape(height, width)
+    if high * wide <= max(LARGEST_INPUT, 4 * height * width):
+        return None
+    return f"{width}x{height} pixels become {wide}x{high} for the network: too narrow an image"

@@ -25,7 +25,14 @@ from pipeline.training.order import smallest_slot, steps_per_epoch
 from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
-from pipeline.training.trial import Trial, check_smallest, check_statistics, largest_sample, smallest_input
+from pipeline.training.trial import (
+    Trial,
+    check_narrow,
+    check_smallest,
+    check_statistics,
+    largest_sample,
+    smallest_input,
+)
 from pipeline.training.validation import Validator
 
 
@@ -101,6 +108,7 @@ class Loop:
         """Refuse what the network, or the device, cannot take of the images."""
         job, stepper = self.job, self.stepper
         trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
+        check_narrow(stepper.rule, self.data.images)
         smallest = smallest_input(job.config, trial, self.data.images)
         check_smallest(trial, smallest, job.config.model)
         batch = smallest_slot(job.images, job.config.global_batch, job.config.slots)
