@@ -16,7 +16,7 @@ from models.spec import InputRule, Task
 from pipeline.decode import Decoded, Opened, Postponed
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
-from pipeline.postprocess import Decision, decide
+from pipeline.postprocess import Decision, decide, decide_all
 from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
@@ -90,7 +90,7 @@ class Forward:
     def _whole(self, images: Sequence[Decoded]) -> list[Output]:
         tensors = [self._tensor(image.there or image.pixels) for image in images]
         if self.task == "semantic":
-            return [decide(each, self.inference.wanted.thresholds) for each in self.segmenter(tensors)]
+            return list(decide_all(self.segmenter(tensors), self.inference.wanted.thresholds))
         return list(brought_back(self._outputs(tensors)))
 
     def _in_tiles(self, image: Decoded | Opened) -> ImageRows:

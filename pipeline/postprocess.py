@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.spans import Spans, filled, parts
+from pipeline.upload import at_once
 
 Region = tuple[int, Spans]
 """A label and its pixels."""
@@ -40,31 +41,43 @@ class PostProcessing:
 
 
 def decide(probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...] = ()) -> Decision:
-    """Each pixel's label and its probability.
+    """Each pixel's label and its probability; see `decide_all`."""
+    return decide_all([probability_khw], thresholds)[0]
+
+
+def decide_all(maps: Sequence[Tensor], thresholds: tuple[tuple[int, float], ...] = ()) -> list[Decision]:
+    """Each pixel's label and its probability, for images of any sizes.
 
     Of the labels with a threshold those that reach it go first, the most probable of them; where none does, the most
     probable of the other labels has the pixel.
 
     Args:
-        probability_khw: (K, H, W).
+        maps: (K, H, W) probabilities of each image.
 
     Returns:
-        (H, W) labels (uint8 up to 256 of them, else int32) and (H, W) float32.
+        (H, W) labels (uint8 up to 256 of them, else int32) and (H, W) float32 of each.
 
     Raises:
         FloatingPointError: the network gave something that is not a finite number.
     """
-    if not torch.isfinite(probability_khw).all():
+    chosen = [_chosen(probability, thresholds) for probability in maps]
+    labels, found = (at_once([each[i] for each in chosen]) for i in range(2))
+    decided = [(classes.numpy(), probability.numpy()) for classes, probability in zip(labels, found, strict=True)]
+    if not all(np.isfinite(probability).all() for _, probability in decided):
         raise FloatingPointError("the model gave values for its classes that are not finite numbers")
+    return decided
+
+
+def _chosen(probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...]) -> tuple[Tensor, Tensor]:
+    """(H, W) labels and (H, W) float32 on their device; where one of a pixel's values is no number, so is that."""
     rank = probability_khw
     if thresholds:
         rank = probability_khw.clone()
         for label, least in thresholds:  # probabilities lie in 0..1: what reaches its threshold is lifted above all
             rank[label] += torch.where(probability_khw[label] >= least, 2.0, -2.0)
-    classes = rank.argmax(0)
-    chosen = probability_khw.gather(0, classes[None])[0]
+    classes = rank.argmax(0)  # takes what is no number for the greatest
     kind = torch.uint8 if probability_khw.shape[0] <= 256 else torch.int32
-    return classes.to(kind).cpu().numpy(), chosen.float().cpu().numpy()
+    return classes.to(kind), probability_khw.gather(0, classes[None])[0].float()
 
 
 def regions(found: Mapping[int, Spans], wanted: PostProcessing) -> list[Region]:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-OF_OBJECTS = ("boxes", "labels", "scores", "box_masks")
-"""Outputs with a row for each object, of one shape whatever the image."""
+OF_PIXELS = "masks"
+"""The output that is as large as the image for each object: what is wanted of it is taken on the device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +56,21 @@ def as_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def brought_back(outputs: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """The outputs of a batch in the host's memory, whatever has a row for each object copied at once."""
-    kinds = [kind for kind in OF_OBJECTS if outputs and all(kind in output for output in outputs)]
-    if not kinds or outputs[0][kinds[0]].device.type == "cpu":
-        return list(outputs)
-    sizes = [len(output[kinds[0]]) for output in outputs]
-    joined = {kind: torch.split(torch.cat([output[kind] for output in outputs]).cpu(), sizes) for kind in kinds}
-    return [{**output, **{kind: joined[kind][i] for kind in kinds}} for i, output in enumerate(outputs)]
+    """The outputs of a batch in the host's memory, each kind of them copied at once; `masks` stay where they are."""
+    kinds = [kind for kind in (outputs[0] if outputs else ()) if kind != OF_PIXELS]
+    back = {kind: at_once([output[kind] for output in outputs]) for kind in kinds}
+    return [{**output, **{kind: back[kind][i] for kind in kinds}} for i, output in enumerate(outputs)]
+
+
+def at_once(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one dtype and device in the host's memory, by one copy."""
+    if not tensors or tensors[0].device.type == "cpu":
+        return list(tensors)
+    return joined_and_split(tensors)
+
+
+def joined_and_split(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What `at_once` does to those of another device."""
+    joined = torch.cat([each.flatten() for each in tensors]).cpu()
+    parts = torch.split(joined, [each.numel() for each in tensors])
+    return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]

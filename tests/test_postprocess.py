@@ -8,7 +8,7 @@ from scipy import ndimage
 from pipeline import masks
 from pipeline.decode import Decoded
 from pipeline.frames import mask_to_stored_frame
-from pipeline.postprocess import PostProcessing, decide
+from pipeline.postprocess import PostProcessing, decide, decide_all
 from pipeline.rows import ImageRows, from_semantic
 
 EVERYTHING = PostProcessing(fill_holes=True, min_area=5, largest_component=True, components=True)
@@ -123,9 +123,20 @@ def test_thresholds_by_class(thresholds: tuple[tuple[int, float], ...], expected
     assert chosen[0].tolist() == [probability[k, 0, x].item() for x, k in enumerate(expected)]
 
 
-def test_probabilities_that_are_none_are_refused() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("thresholds", [(), ((1, 0.5),)])
+def test_probabilities_that_are_none_are_refused(value: float, thresholds: tuple[tuple[int, float], ...]) -> None:
+    probability = torch.full((3, 2, 2), 0.3)
+    decide(probability, thresholds)
+    probability[2, 1, 0] = value
     with pytest.raises(FloatingPointError, match="not finite"):
-        decide(torch.full((2, 1, 1), torch.nan))
+        decide(probability, thresholds)
+
+
+def test_images_of_a_batch_are_decided_alike() -> None:
+    maps = [torch.rand(4, 3, 5).softmax(0), torch.rand(4, 6, 2).softmax(0)]
+    for found, one in zip(decide_all(maps), maps, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, decide(one), strict=True))
 
 
 def test_many_classes_keep_their_numbers() -> None:

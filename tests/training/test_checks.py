@@ -171,7 +171,9 @@ def test_images_too_narrow_for_the_network_are_named(train: Run, changed: Callab
     changed(lambda document: document["images"].append(line))
     status, said = train("other", *PIXELS[2:], "--model", "lraspp_mobilenet_v3_large", "--crop", "64", "64")
     assert status == 1
-    assert "image 99 (line.png): 2000x1 pixels become 1040000x520 for the network: too narrow an image; leave it" in said
+    assert (
+        "image 99 (line.png): 2000x1 pixels become 1040000x520 for the network: too narrow an image; leave it" in said
+    )
 
 
 def test_what_the_random_changes_make_too_small_is_told(train: Run) -> None:
