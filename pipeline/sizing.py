@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline import storage, tables
 from pipeline.decode import DecodePolicy, decode
-from pipeline.execution import Done, Executor
+from pipeline.errors import ExecutionError
+from pipeline.execution import Executor, Lost
 from pipeline.fetch import FETCH_AT_ONCE
 from pipeline.shards import ImageRef, Shard
 
@@ -105,12 +106,17 @@ def writing_rows() -> float:
 
 
 def dealing(executor: Executor) -> tuple[float, float]:
-    """Seconds until the first worker answered, and shards a second that the driver deals and takes back."""
+    """Seconds until the first worker answered, and shards a second that the driver deals and takes back.
+
+    Raises:
+        ExecutionError: no worker comes, or workers die.
+    """
     image = ImageRef(0, "s3://bucket/photos/000000000000.jpg", None, None, 640, 480, "000000000000.jpg")
     shards = (Shard(index, tuple(replace(image, image_id=i) for i in range(SHARD_IMAGES))) for index in range(SHARDS))
     begun = time.perf_counter()
     first = 0.0
     for outcome in executor.map(Idle(), shards):
-        assert isinstance(outcome, Done), outcome
+        if isinstance(outcome, Lost):
+            raise ExecutionError(f"a worker that had nothing to do died {outcome.attempts} times: {outcome.reason}")
         first = first or time.perf_counter()
     return first - begun, (SHARDS - 1) / (time.perf_counter() - first)

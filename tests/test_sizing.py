@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import sizing, storage
 from pipeline.doctor import DoctorConfig, bench
-from pipeline.errors import StorageError
+from pipeline.errors import ExecutionError, StorageError
+from pipeline.execution import Lost, Stage
 from pipeline.executors import open_executor
+from pipeline.executors.local import LocalExecutor
 from tests.conftest import Bucket
 
 
@@ -17,6 +21,18 @@ def test_constants_are_finite_and_positive() -> None:
     with open_executor() as executor:
         found = [sizing.decoding(), sizing.writing_rows(), *sizing.dealing(executor)]
     assert all(0 < value < 1e6 for value in found)
+
+
+class Deadly(LocalExecutor):
+    """Loses every item, as a machine without memory does."""
+
+    def map(self, stage: Stage[Any, Any], items: Iterable[Any], attempts: int = 3) -> Iterator[Lost[Any]]:
+        yield from (Lost(item, attempts, "out of memory") for item in items)
+
+
+def test_workers_that_die_are_no_bug() -> None:
+    with pytest.raises(ExecutionError, match="a worker that had nothing to do died 3 times: out of memory"):
+        sizing.dealing(Deadly())
 
 
 @pytest.mark.s3
