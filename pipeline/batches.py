@@ -42,7 +42,7 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
         if isinstance(decoded, Failure):
             yield decoded
             continue
-        fault = too_narrow(*decoded.shape, rule)
+        fault = blown_up(*decoded.shape, rule)
         if fault is not None:
             yield Failure(image.image_id, "predict", "ImageError", fault)
             continue
@@ -61,9 +61,9 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
         yield open_batches[shape]
 
 
-def too_narrow(height: int, width: int, rule: InputRule) -> str | None:
+def blown_up(height: int, width: int, rule: InputRule) -> str | None:
     """What becomes of an image that the input rule makes too large because it is so narrow; None = it does not."""
     high, wide = rule.shape(height, width)
     if high * wide <= max(LARGEST_INPUT, 4 * height * width):
         return None
-    return f"{width}x{height} pixels become {wide}x{high} for the network: too narrow an image"
+    return f"{width}x{height} pixels become {wide}x{high} for the network: too narrow an image for its input size"

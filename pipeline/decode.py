@@ -175,7 +175,7 @@ class Postponed:
         return decode(self.data, self.policy)
 
     def opened(self) -> Opened:
-        """Decode it, to be looked at window by window.
+        """Decode it, or be ready to, to be looked at window by window.
 
         Raises:
             ImageError: it is damaged.
@@ -213,10 +213,10 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
 
 
 def opened(data: bytes, policy: DecodePolicy) -> Opened:
-    """Decode one image (its first frame) at full scale, without a copy of its pixels.
+    """Decode one image (its first frame) at full scale, without a copy of its pixels, or be ready to.
 
     Raises:
-        ImageError: see `decode`.
+        ImageError: see `decode`; what is damaged in rows that are decoded later is told by `Opened.crop`.
     """
     image = _open_capped(data, policy)
     with _damage_told(image):
@@ -225,7 +225,7 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
 
 
 def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | npt.NDArray[np.uint8] | png.Rows:
-    """What takes the least memory and gives windows from the upright image's top to its bottom in one reading."""
+    """What holds little of a large image, and gives windows from its top to its bottom in one reading."""
     if image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data):
         return png.Rows(data)
     pixels = _plain_jpeg(image, data)
@@ -278,10 +278,10 @@ def _open_capped(data: bytes, policy: DecodePolicy) -> Image.Image:
 
 
 def _orientation(image: Image.Image, data: bytes, policy: DecodePolicy) -> int:
-    """Of its header alone."""
+    """Without decoding it."""
     if not policy.exif:
         return 1
-    exif = png.exif(data) if image.format == "PNG" else image.getexif()
+    exif = png.exif(image, data) if image.format == "PNG" else image.getexif()
     found: int = exif.get(EXIF_ORIENTATION, 1)
     return found if found in UPRIGHT else 1
 

@@ -1,7 +1,7 @@
 """Large PNGs without their pixels: what their chunks say, and rows that are decoded as they are asked for.
 
-Pillow decodes a PNG as a whole, into four bytes a pixel, and to look for an orientation that stands behind the pixels
-it decodes them too. What it makes of a few rows is all that is needed here: their bytes go through it as a PNG of their
+Pillow decodes a PNG as a whole, colours into four bytes a pixel, and to look for an orientation that stands behind the
+pixels it decodes them too. What it makes of a few rows is all that is needed here: their bytes go through it as a PNG of their
 own, after the row above them, on which their filters build (PNG specification, third edition, 5.3 and 9).
 """
 
@@ -11,6 +11,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,11 @@ from pipeline.colours import to_rgb
 from pipeline.errors import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-ORIGINS = (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-"""Chunks in which EXIF and XMP are, in newer files and in older ones, and the one that makes them a PNG."""
+ORIGINS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks in which EXIF and XMP are, in newer files and in older ones."""
 COLOURS = (b"PLTE", b"tRNS")
+Chunk = tuple[bytes, memoryview]
+"""Kind and content."""
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Colour type -> samples of a pixel."""
 PIECE = 1 << 20
@@ -31,18 +34,23 @@ BAND = 1 << 24
 """Decompressed bytes that are decoded at once, or one row."""
 
 
-def exif(data: bytes) -> Image.Exif:
-    """What is said of the image's origin, before its pixels or behind them."""
-    kept = [_chunk(kind, content) for kind, content in _chunks(data) if kind in ORIGINS]
-    unread = _opened([*kept, _chunk(b"IDAT", b"")])
-    return Image.Image.getexif(unread)  # a PNG's own method would load it
+def exif(image: Image.Image, data: bytes) -> Image.Exif:
+    """What an image that is not loaded says of its origin, before its pixels or, if nothing is there, behind them."""
+    if "exif" not in image.info:
+        before, behind = _around_pixels(data)
+        late = [_chunk(kind, content) for kind, content in behind if kind in ORIGINS]
+        if late:
+            early = [_chunk(kind, content) for kind, content in before if kind in (b"IHDR", *ORIGINS)]
+            with suppress(Exception):  # what is damaged behind the pixels says nothing
+                return Image.Image.getexif(_opened([*early, *late, _chunk(b"IDAT", b"")]))
+    return Image.Image.getexif(image)  # a PNG's own method would load it
 
 
 def has_plain_rows(data: bytes) -> bool:
     """Whether `Rows` can read it: one picture of eight bits a sample, its rows in their order."""
-    kinds = dict(_chunks(data))
-    depth, _, _, _, interlaced = kinds[b"IHDR"][8:13]
-    return depth == 8 and not interlaced and b"acTL" not in kinds
+    before = dict(_around_pixels(data)[0])
+    depth, _, _, _, interlaced = before[b"IHDR"][8:13]
+    return depth == 8 and not interlaced and b"acTL" not in before
 
 
 class Rows:
@@ -50,10 +58,11 @@ class Rows:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._header = bytes(next(content for kind, content in _chunks(data) if kind == b"IHDR"))
+        before = _around_pixels(data)[0]
+        self._header = bytes(dict(before)[b"IHDR"])
         self.width, self.height = struct.unpack_from(">II", self._header)
         self._row_bytes = self.width * SAMPLES[self._header[9]]
-        self._colours = [_chunk(kind, content) for kind, content in _chunks(data) if kind in COLOURS]
+        self._colours = [_chunk(kind, content) for kind, content in before if kind in COLOURS]
         self._begin()
 
     def _begin(self) -> None:
@@ -103,18 +112,30 @@ class Rows:
             band = _opened([_chunk(b"IHDR", header), *self._colours, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
             self._above = band.crop((0, high - 1, self.width, high)).tobytes()
             return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
-        except (OSError, zlib.error) as error:
+        except Exception as error:
+            self._begin()
+            if isinstance(error, ImageError):
+                raise
             raise ImageError(f"PNG of {self.width}x{self.height} is damaged or truncated ({error})") from None
 
     def _inflated(self, size: int) -> bytes:
         found = bytearray()
         while len(found) < size:
+            if self._inflater.eof:
+                raise OSError("its pixels end early")
             piece = self._inflater.unconsumed_tail or next(self._pieces, b"")
             part = self._inflater.decompress(piece, size - len(found))
             if not piece and not part:
                 raise OSError("its pixels end early")
             found += part
         return bytes(found)
+
+
+def _around_pixels(data: bytes) -> tuple[list[Chunk], list[Chunk]]:
+    """The chunks before the first one of pixels, and those behind it that are no pixels."""
+    chunks = list(_chunks(data))
+    first = next((at for at, (kind, _) in enumerate(chunks) if kind == b"IDAT"), len(chunks))
+    return chunks[:first], [chunk for chunk in chunks[first:] if chunk[0] != b"IDAT"]
 
 
 def _pieces(data: bytes) -> Iterator[memoryview]:
@@ -124,12 +145,12 @@ def _pieces(data: bytes) -> Iterator[memoryview]:
             yield from (content[at : at + PIECE] for at in range(0, len(content), PIECE))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of each chunk that is whole; what follows the last one is not looked at."""
+def _chunks(data: bytes) -> Iterator[Chunk]:
+    """Kind and content of each chunk up to the end, or to the first that is none; the last one's content may be cut."""
     at, view = len(SIGNATURE), memoryview(data)
-    while at + 12 <= len(data):
+    while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if at + 12 + length > len(data) or kind == b"IEND":
+        if kind == b"IEND" or not kind.isalpha():
             return
         yield kind, view[at + 8 : at + 8 + length]
         at += 12 + length

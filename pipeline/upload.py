@@ -57,7 +57,7 @@ def as_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:
 
 def brought_back(outputs: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
     """The outputs of a batch in the host's memory, each kind of them copied at once; `masks` stay where they are."""
-    kinds = [kind for kind in (outputs[0] if outputs else ()) if kind != OF_PIXELS]
+    kinds = set.intersection(*(set(output) for output in outputs)) - {OF_PIXELS} if outputs else set()
     back = {kind: at_once([output[kind] for output in outputs]) for kind in kinds}
     return [{**output, **{kind: back[kind][i] for kind in kinds}} for i, output in enumerate(outputs)]
 

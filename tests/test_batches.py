@@ -53,6 +53,6 @@ def test_an_image_that_its_rule_blows_up_is_left_out() -> None:
     failure, batch = batches(images, rule, 8)
     assert isinstance(failure, Failure)
     assert (failure.image_id, failure.stage) == (0, "predict")
-    assert failure.message == "2000x1 pixels become 1040000x520 for the network: too narrow an image"
+    assert failure.message == "2000x1 pixels become 1040000x520 for the network: too narrow an image for its input size"
     assert isinstance(batch, Batch)
     assert batch.shape == (520, 10400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 
 import numpy as np
@@ -9,32 +10,37 @@ import pytest
 from PIL import Image
 
 from pipeline import png
-from pipeline.decode import DecodePolicy, Opened, decode, opened, postponed
+from pipeline.decode import DecodePolicy, decode, opened, postponed
 from pipeline.errors import ImageError
 from tests import images
 
 POLICY = DecodePolicy()
-EXIF = Image.Exif()
-EXIF[0x0112] = 6
 
 
 def coloured(mode: str) -> Image.Image:
     return Image.fromarray(images.picture(100, 70)).convert(mode)
 
 
-def with_late_chunk(kind: bytes, content: bytes) -> bytes:
-    plain = images.encode(images.picture(), "PNG")
-    end = plain.index(b"IEND") - 4
-    chunk = len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
-    return plain[:end] + chunk + plain[end:]
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
-def late_exif() -> bytes:
-    return with_late_chunk(b"eXIf", EXIF.tobytes().removeprefix(b"Exif\x00\x00"))
+def with_chunk(kind: bytes, content: bytes, before: bytes = b"IEND", data: bytes = b"") -> bytes:
+    plain = data or images.encode(images.picture(), "PNG")
+    at = plain.index(before) - 4
+    return plain[:at] + chunk(kind, content) + plain[at:]
 
 
-def late_xmp() -> bytes:
-    return with_late_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6">')
+def exif(orientation: int) -> bytes:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made.tobytes().removeprefix(b"Exif\x00\x00")
+
+
+LATE_EXIF = with_chunk(b"eXIf", exif(6))
+LATE_XMP = with_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6">')
+BOTH_EXIFS = with_chunk(b"eXIf", exif(6), data=with_chunk(b"eXIf", exif(3), before=b"IDAT"))
+BAD_TEXT = with_chunk(b"zTXt", b"key\0\7no method")
 
 
 PLAIN = {
@@ -83,18 +89,35 @@ def test_interlaced_rows_are_left_to_pillow() -> None:
     assert not png.has_plain_rows(bytes(data))
 
 
-@pytest.mark.parametrize("data", [late_exif(), late_xmp()], ids=["exif", "xmp"])
-def test_an_orientation_behind_the_pixels_is_found_without_them(data: bytes) -> None:
-    whole, found, later = decode(data, POLICY), opened(data, POLICY), postponed(data, POLICY)
-    assert whole.orientation == found.orientation == later.orientation == 6
-    assert later.shape == found.shape == whole.shape == (64, 48)
-    assert np.array_equal(found.crop(0, 0, 64, 48), whole.pixels)
+@pytest.mark.parametrize(
+    ("data", "orientation"),
+    [(LATE_EXIF, 6), (LATE_XMP, 6), (BOTH_EXIFS, 3), (BAD_TEXT, 1)],
+    ids=["exif", "xmp", "both", "damaged"],
+)
+def test_an_orientation_behind_the_pixels_is_found_without_them(data: bytes, orientation: int) -> None:
+    found, later = opened(data, POLICY), postponed(data, POLICY)
+    assert found.orientation == later.orientation == orientation
+    if orientation != 1:
+        whole = decode(data, POLICY)
+        assert whole.orientation == Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation
+        assert later.shape == found.shape == whole.shape
+        assert np.array_equal(found.crop(0, 0, *found.shape), whole.pixels)
+
+
+def test_a_palette_behind_the_pixels_is_none() -> None:
+    data = with_chunk(b"PLTE", bytes(768), data=PLAIN["palette"])
+    assert np.array_equal(opened(data, POLICY).crop(0, 0, 100, 70), decode(data, POLICY).pixels)
+
+
+def test_a_cut_check_sum_costs_no_pixels() -> None:
+    data = PLAIN["rgb"][:-14]
+    assert np.array_equal(opened(data, POLICY).crop(0, 0, 100, 70), decode(PLAIN["rgb"], POLICY).pixels)
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 64, b"\xff\xff\xff\xffIDAT", b"\0\0\0\4!?!?late" + b"\0" * 4])
 def test_what_stands_behind_the_end_does_no_harm(tail: bytes) -> None:
-    assert not png.exif(PLAIN["rgb"] + tail)
-    assert not png.exif(PLAIN["rgb"][:-12] + tail)
+    for data in (PLAIN["rgb"] + tail, PLAIN["rgb"][:-12] + tail):
+        assert not png.exif(Image.open(io.BytesIO(data)), data)
 
 
 def half_of(data: bytes) -> bytes:
@@ -114,9 +137,36 @@ def test_only_the_rows_asked_for_are_decoded(monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(found.crop(0, 0, 30, 70), decode(PLAIN["rgb"], POLICY).pixels[:30])
 
 
-@pytest.mark.parametrize("damaged", [half_of(PLAIN["rgb"]), with_a_bad_byte(PLAIN["rgb"])], ids=["short", "flipped"])
+def ending_early(data: bytes) -> bytes:
+    """A few rows, as a stream that has ended, and then a hundred thousand pieces of nothing."""
+    rows = zlib.compress(bytes(3 * (1 + 3 * 70)))
+    junk = chunk(b"IDAT", b"junk") * 100_000
+    return data[: data.index(b"IDAT") - 4] + chunk(b"IDAT", rows) + junk + chunk(b"IEND", b"")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        half_of(PLAIN["rgb"]),
+        with_a_bad_byte(PLAIN["rgb"]),
+        ending_early(PLAIN["rgb"]),
+        with_chunk(b"PLTE", bytes(900), before=b"IDAT", data=PLAIN["palette"]),
+        with_chunk(b"tRNS", b"\0", before=b"IDAT"),
+    ],
+    ids=["short", "flipped", "early", "palette", "transparency"],
+)
 def test_damage_is_told_where_the_rows_are_asked_for(damaged: bytes) -> None:
-    found = opened(damaged, POLICY)
-    assert isinstance(found, Opened)
-    with pytest.raises(ImageError, match="PNG of 70x100 is damaged or truncated"):
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"PNG of \d+x\d+ is damaged or truncated|not an image that can be read"):
+            found = opened(damaged, POLICY)
+            found.crop(0, 0, *found.shape)
+
+
+def test_after_damage_the_rows_before_are_still_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(png, "BAND", 1)
+    monkeypatch.setattr(png, "PIECE", 64)
+    found = opened(with_a_bad_byte(PLAIN["rgb"], len(PLAIN["rgb"]) - 20), POLICY)
+    with pytest.raises(ImageError):
         found.crop(0, 0, 100, 70)
+    assert np.array_equal(found.crop(0, 0, 9, 70), decode(PLAIN["rgb"], POLICY).pixels[:9])

@@ -27,7 +27,7 @@ from pipeline.training.state import Saved, Snapshot, Standing
 from pipeline.training.stepper import Stepper
 from pipeline.training.trial import (
     Trial,
-    check_narrow,
+    check_largest,
     check_smallest,
     check_statistics,
     largest_sample,
@@ -108,7 +108,7 @@ class Loop:
         """Refuse what the network, or the device, cannot take of the images."""
         job, stepper = self.job, self.stepper
         trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
-        check_narrow(stepper.rule, self.data.images)
+        check_largest(stepper.rule, self.data.images)
         smallest = smallest_input(job.config, trial, self.data.images)
         check_smallest(trial, smallest, job.config.model)
         batch = smallest_slot(job.images, job.config.global_batch, job.config.slots)
@@ -122,6 +122,8 @@ class Loop:
         Raises:
             StorageError: the others cannot read it.
         """
+        if self.worker.rank == 0:
+            self.writer.take_up()
         saved = state.newest(self.job.folder) if self.worker.rank == 0 else None
         step = said_by_first(saved.standing.step if saved else None, self.worker.world_size)
         if self.worker.rank == 0:

@@ -6,6 +6,7 @@
                                   state.pt            optimizer, moving average, loss scaling; tensors and plain values
                                   steps.parquet       the rows of the steps so far
                                   checkpoint.json     where the run stood, and the digests of the others: written last
+    checkpoints/<run>/owner                           which command trains the run: the one that took it up last
 
 A folder without its checkpoint.json is none. Nothing random is kept, for it is drawn anew at each step, from the seed
 and the step's number; the order of the images follows from the seed and the epoch.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,13 +28,14 @@ import torch
 from torch import Tensor
 
 from pipeline import storage, tables
-from pipeline.errors import AccessDeniedError, StorageError, StorageUnavailableError
+from pipeline.errors import AccessDeniedError, LocationNotFoundError, RunError, StorageError, StorageUnavailableError
 from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below, whole_step
 from pipeline.warehouse import read_json, to_json
 from pipeline.weights import Checkpoint, to_bytes
 
 STATE = "state.pt"
 STEPS = "steps.parquet"
+OWNER = "owner"
 FORMAT = 1
 
 
@@ -171,27 +174,48 @@ class Writer:
 
     def __init__(self, folder: str, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self._mark = uuid.uuid4().hex.encode()
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+
+    def take_up(self) -> None:
+        """Make the run this writer's. Another command that still trains it ends at its next checkpoint, lest each of them
+        sweep away what the other wrote.
+        """
+        storage.publish(storage.join(self.folder, OWNER), self._mark)
 
     def put(self, snapshot: Snapshot) -> None:
         """Begin to write, once the one before is written.
 
         Raises:
             StorageError: the one before could not be written.
+            RunError: another command has taken the run up since.
         """
         self.wait()
         self._pending = self._pool.submit(self._write, snapshot)
 
     def _write(self, snapshot: Snapshot) -> None:
+        self._check_owner()
         write(self.folder, snapshot)
         sweep(self.folder, self.keep, snapshot.standing)
+
+    def _check_owner(self) -> None:
+        try:
+            found = storage.read(storage.join(self.folder, OWNER))
+        except LocationNotFoundError:
+            found = b""
+        if found != self._mark:
+            raise RunError(
+                f"another command has taken up the training run {self.folder} while this one trained it: this one ends "
+                f"here, and the other goes on from the checkpoint that it found; one at a time is enough"
+            )
 
     def wait(self) -> None:
         """Wait until all is written.
 
         Raises:
             StorageError: it could not be.
+            RunError: another command has taken the run up since.
         """
         if self._pending is not None:
             self._pending.result()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.spec import InputRule, Task
-from pipeline.batches import too_narrow
+from pipeline.batches import blown_up
 from pipeline.errors import ConfigError
 from pipeline.shards import ImageRef
 from pipeline.training.config import TrainConfig
@@ -98,14 +98,14 @@ def smallest_input(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]
     return Smallest(high, wide, f"{said}, made smaller by multi_scale,")
 
 
-def check_narrow(rule: InputRule, images: Sequence[ImageRef]) -> None:
+def check_largest(rule: InputRule, images: Sequence[ImageRef]) -> None:
     """Refuse images, all of a known size, that the input rule makes larger than memory may be.
 
     Raises:
         ConfigError: one is so narrow.
     """
     for image in images:
-        fault = too_narrow(image.height or 0, image.width or 0, rule)
+        fault = blown_up(image.height or 0, image.width or 0, rule)
         if fault is not None:
             raise ConfigError(
                 f"image {image.image_id} ({image.file_name}): {fault}; leave it out of the dataset, or choose a model or "

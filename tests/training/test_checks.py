@@ -172,7 +172,8 @@ def test_images_too_narrow_for_the_network_are_named(train: Run, changed: Callab
     status, said = train("other", *PIXELS[2:], "--model", "lraspp_mobilenet_v3_large", "--crop", "64", "64")
     assert status == 1
     assert (
-        "image 99 (line.png): 2000x1 pixels become 1040000x520 for the network: too narrow an image; leave it" in said
+        "image 99 (line.png): 2000x1 pixels become 1040000x520 for the network: too narrow an image for its input size; leave it"
+        in said
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline import storage, tables
-from pipeline.errors import AccessDeniedError, TrainingError
+from pipeline.errors import AccessDeniedError, RunError, TrainingError
 from pipeline.execution import Progress
 from pipeline.networks import NetworkConfig, resolve
 from pipeline.train import TrainReport, train
@@ -36,7 +36,7 @@ def snapshot(step: int, **standing: Any) -> Snapshot:
 
 
 def steps(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("step-*"))
 
 
 def rows(job: TrainJob) -> list[dict[str, Any]]:
@@ -103,6 +103,7 @@ def denied(uri: str) -> bytes:
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     writer = state.Writer(str(tmp_path), keep=2)
+    writer.take_up()
     for step in (1, 2, 3, 4, 5):
         writer.put(snapshot(step, best_step=2 if step >= 2 else None))
     writer.close()
@@ -118,12 +119,29 @@ def test_orphans_and_what_lies_ahead_are_swept(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_could_not_be_written_ends_the_run(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    writer = state.Writer(str(tmp_path / "file"), keep=1)
+    (tmp_path / "step-000001").write_text("no folder")
+    writer = state.Writer(str(tmp_path), keep=1)
+    writer.take_up()
     writer.put(snapshot(1))
-    with pytest.raises(state.StorageError, match="file"):
+    with pytest.raises(state.StorageError, match="step-000001"):
         writer.put(snapshot(2))
     writer.close()
+
+
+def test_of_two_commands_on_a_run_the_first_gives_way(tmp_path: Path) -> None:
+    first, second = (state.Writer(str(tmp_path), keep=1) for _ in range(2))
+    first.take_up()
+    first.put(snapshot(7))
+    first.wait()
+    second.take_up()
+    second.put(snapshot(3))
+    second.wait()
+    first.put(snapshot(9))
+    with pytest.raises(RunError, match="another command has taken up the training run"):
+        first.wait()
+    second.put(snapshot(4))
+    second.wait()
+    assert steps(tmp_path) == ["step-000004"]
 
 
 DETECTOR = {"epochs": 3, "batch_size": 4, "accumulate": 2, "ema": 0.9}
