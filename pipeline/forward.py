@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.spec import InputRule, Task
 from pipeline.decode import Decoded, Opened, Postponed
+from pipeline.fetch import Prefetch
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
 from pipeline.postprocess import Decision, decide, decide_all
@@ -109,16 +110,24 @@ class Forward:
         return 1 if self.device.type == "cpu" else self.batch_size
 
     def _tile_maps(self, grid: Grid, image: Decoded | Opened) -> Iterator[Tensor]:
-        for tiles in grid.batches(self._tiles_at_once):
-            yield from self.segmenter([self._tensor(tile.crop(image)) for tile in tiles])
+        for crops in self._crops(grid, image):
+            yield from self.segmenter([self._tensor(pixels) for _, pixels in crops])
 
     def _tile_rows(self, grid: Grid, image: Decoded | Opened) -> Iterator[tuple[Tile, ImageRows]]:
         """Rows in each tile's own frame, as if it were an image of its own."""
-        for tiles in grid.batches(self._tiles_at_once):
-            crops = [tile.crop(image) for tile in tiles]
-            outputs = self._outputs([self._tensor(crop) for crop in crops])
-            for tile, crop, output in zip(tiles, crops, outputs, strict=True):
-                yield tile, from_detection(output, Decoded(crop, 1, *tile.shape), self.score_threshold)
+        for crops in self._crops(grid, image):
+            outputs = brought_back(self._outputs([self._tensor(pixels) for _, pixels in crops]))
+            for (tile, pixels), output in zip(crops, outputs, strict=True):
+                yield tile, from_detection(output, Decoded(pixels, 1, *tile.shape), self.score_threshold)
+
+    def _crops(self, grid: Grid, image: Decoded | Opened) -> Iterator[list[tuple[Tile, npt.NDArray[np.uint8]]]]:
+        """Tiles by batches, with their pixels: the next ones are cut out, and decoded, while the network has the last."""
+        cut = ([(tile, tile.crop(image)) for tile in tiles] for tiles in grid.batches(self._tiles_at_once))
+        ahead = Prefetch(cut)
+        try:
+            yield from ahead
+        finally:
+            ahead.close()
 
     @cached_property
     def segmenter(self) -> Segmenter:
