@@ -60,7 +60,7 @@ def test_an_interrupted_run_is_trained_again_by_the_same_command(config: Make, w
 
     with pytest.raises(KeyboardInterrupt):
         train(config(**SEMANTIC), interrupt)
-    assert storage.children(f"{warehouse}/checkpoints/r") == ["run.json"]
+    assert storage.children(f"{warehouse}/checkpoints/r") == ["owner", "run.json"]
     assert train(config(**SEMANTIC)).steps == 2
 
 
