@@ -207,7 +207,7 @@ class Writer:
         if found != self._mark:
             raise RunError(
                 f"another command has taken up the training run {self.folder} while this one trained it: this one ends "
-                f"here, and the other goes on from the checkpoint that it found; one at a time is enough"
+                "here, and the other goes on from the checkpoint that it found; one at a time is enough"
             )
 
     def wait(self) -> None:
