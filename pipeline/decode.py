@@ -113,6 +113,8 @@ class Opened:
 
     stored: Image.Image | npt.NDArray[np.uint8] | png.Rows
     """Pillow's, or (height, width, 3) RGB, or what decodes them from top to bottom."""
+    form: str | None
+    """PNG, JPEG or another."""
     orientation: int
     """EXIF orientation of the stored image, 1 to 8."""
     height: int
@@ -132,10 +134,11 @@ class Opened:
         """
         window = to_stored_frame(np.array([[left, top, right, bottom]], dtype=np.float64), self)[0]
         x1, y1, x2, y2 = window.astype(int).tolist()
-        if isinstance(self.stored, Image.Image):
-            part = np.asarray(to_rgb(self.stored.crop((x1, y1, x2, y2))))
-        else:
-            part = self.stored[y1:y2][:, x1:x2]
+        with _damage_told(self.form, self.width, self.height):
+            if isinstance(self.stored, Image.Image):
+                part = np.asarray(to_rgb(self.stored.crop((x1, y1, x2, y2))))
+            else:
+                part = self.stored[y1:y2][:, x1:x2]
         return np.ascontiguousarray(UPRIGHT[self.orientation](part))
 
 
@@ -203,7 +206,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
     """
     image = _open_capped(data, policy)
     width, height = image.size
-    with _damage_told(image):
+    with _damage_told(image.format, *image.size):
         orientation = _orientation(image, data, policy)
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
@@ -219,9 +222,9 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
         ImageError: see `decode`; what is damaged in rows that are decoded later is told by `Opened.crop`.
     """
     image = _open_capped(data, policy)
-    with _damage_told(image):
+    with _damage_told(image.format, *image.size):
         orientation = _orientation(image, data, policy)
-        return Opened(_stored(image, data, orientation), orientation, image.height, image.width)
+        return Opened(_stored(image, data, orientation), image.format, orientation, image.height, image.width)
 
 
 def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | npt.NDArray[np.uint8] | png.Rows:
@@ -236,15 +239,14 @@ def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | 
 
 
 @contextmanager
-def _damage_told(image: Image.Image) -> Iterator[None]:
+def _damage_told(form: str | None, width: int, height: int) -> Iterator[None]:
     """Whatever a decoder raises as an ImageError."""
-    width, height = image.size
     try:
         yield
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a damaged file leads them to
-        raise ImageError(f"{image.format or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
+        raise ImageError(f"{form or 'image'} of {width}x{height} is damaged or truncated ({error})") from None
 
 
 def _least(enough: Enough, height: int, width: int, orientation: int) -> tuple[int, int]:
@@ -262,7 +264,7 @@ def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
         ImageError: it is empty, no image, or larger than the policy's cap.
     """
     image = _open_capped(data, policy)
-    with _damage_told(image):
+    with _damage_told(image.format, *image.size):
         return Postponed(data, policy, _orientation(image, data, policy), image.height, image.width)
 
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.colours import to_rgb
-from pipeline.errors import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIGINS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
@@ -76,16 +75,16 @@ class Rows:
     def __getitem__(self, rows: slice) -> npt.NDArray[np.uint8]:
         """(h, width, 3) RGB of rows [start, stop), a view; to go back is to decode from the top again.
 
-        Raises:
-            ImageError: the file is damaged or truncated.
+        Damage raises whatever Pillow and zlib raise.
         """
         top, bottom = rows.start, rows.stop
         if top < self._top:
             self._begin()
         end = self._top + len(self._held)
         if bottom > end:
-            self._skip(top - end)
             kept = self._held[max(top - self._top, 0) :]
+            self._top = self.height  # until they are there: who asks after a failure has it begin anew
+            self._skip(top - end)
             held = np.empty((bottom - top, self.width, 3), dtype=np.uint8)
             held[: len(kept)] = kept
             for begin, stop in self._bands(len(kept), len(held)):
@@ -106,17 +105,11 @@ class Rows:
         """(count, width, 3) RGB of the next rows."""
         above = b"\0" + self._above if self._above else b""
         high = count + bool(above)
-        try:
-            stored = zlib.compress(above + self._inflated(count * (1 + self._row_bytes)), 0)
-            header = struct.pack(">II", self.width, high) + self._header[8:]
-            band = _opened([_chunk(b"IHDR", header), *self._colours, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
-            self._above = band.crop((0, high - 1, self.width, high)).tobytes()
-            return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
-        except Exception as error:
-            self._begin()
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"PNG of {self.width}x{self.height} is damaged or truncated ({error})") from None
+        stored = zlib.compress(above + self._inflated(count * (1 + self._row_bytes)), 0)
+        header = struct.pack(">II", self.width, high) + self._header[8:]
+        band = _opened([_chunk(b"IHDR", header), *self._colours, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
+        self._above = band.crop((0, high - 1, self.width, high)).tobytes()
+        return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
 
     def _inflated(self, size: int) -> bytes:
         found = bytearray()
