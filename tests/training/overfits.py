@@ -133,7 +133,7 @@ OVERFITS: dict[str, Overfit] = {
     "frrn_a": Overfit({"width": 8, "residual": 8}, {**BRISKLY, "epochs": 30, "learning_rate": 1e-2}),
     "gcn": Overfit({"backbone": "resnet18"}, {**BRISKLY, "epochs": 50}),
     "lraspp_mobilenet_v3_large": Overfit({"min_size": 256}, BRISKLY),
-    "parsenet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn", "head_width": 128}, {**BRISKLY, "epochs": 120}),
+    "parsenet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn", "head_width": 128}, {**BRISKLY, "epochs": 240}),
     "patch_classifier": Overfit({"stages": 2, "width": 16, "hidden": 64}, BRISKLY),
     "pspnet": Overfit(MOBILE_ENCODER, BRISKLY),
     "segnet": Overfit({"backbone": "vgg16_bn", "width": 8, "stages": 3}, {**BRISKLY, "learning_rate": 1e-2}),
