@@ -203,7 +203,9 @@ class Writer:
         try:
             found = storage.read(storage.join(self.folder, OWNER))
         except LocationNotFoundError:
-            found = b""
+            raise RunError(
+                f"{self.folder} was removed while this run trained: the run ends, with nothing to go on from"
+            ) from None
         if found != self._mark:
             raise RunError(
                 f"another command has taken up the training run {self.folder} while this one trained it: this one ends "

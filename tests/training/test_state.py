@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_of_two_commands_on_a_run_the_first_gives_way(tmp_path: Path) -> None:
     second.put(snapshot(4))
     second.wait()
     assert steps(tmp_path) == ["step-000004"]
+
+
+def test_a_folder_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:
+    writer = state.Writer(str(tmp_path / "r"), keep=1)
+    writer.take_up()
+    shutil.rmtree(tmp_path / "r")
+    writer.put(snapshot(1))
+    with pytest.raises(RunError, match="r was removed while this run trained"):
+        writer.wait()
+    assert not (tmp_path / "r").exists()
 
 
 DETECTOR = {"epochs": 3, "batch_size": 4, "accumulate": 2, "ema": 0.9}
