@@ -204,7 +204,7 @@ class Writer:
             found = storage.read(storage.join(self.folder, OWNER))
         except LocationNotFoundError:
             raise RunError(
-                f"{self.folder} was removed while this run trained: the run ends, with nothing to go on from"
+                f"{self.folder} was removed while this run trained: it ends, with nothing to go on from"
             ) from None
         if found != self._mark:
             raise RunError(
