@@ -31,8 +31,9 @@ class Batch:
         return sum(image.held for image in self.decoded)
 
 
-def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Batch | Failure]:
-    """Gather images by padded shape into batches of `size`; failures pass through.
+def batches(loaded: Iterable[Loaded], rule: InputRule, size: int, tile: int = 0) -> Iterator[Batch | Failure]:
+    """Gather images by padded shape into batches of `size`; failures pass through. `tile` is the side of what the network
+    sees at once, 0 = whole images.
 
     A batch is given when it is full; the fullest ones sooner when too many pixels wait, the rest at the end, by shape.
     """
@@ -42,7 +43,8 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int) -> Iterator[Ba
         if isinstance(decoded, Failure):
             yield decoded
             continue
-        fault = blown_up(*decoded.shape, rule)
+        high, wide = (min(side, tile or side) for side in decoded.shape)
+        fault = blown_up(high, wide, rule)
         if fault is not None:
             yield Failure(image.image_id, "predict", "ImageError", fault)
             continue

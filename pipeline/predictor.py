@@ -167,7 +167,7 @@ class Predictor:
         reducible = not tiled and self.stage.network.spec.task in {"detection", "instance"}
         decoding = Decoding(self.stage.policy, self.rule.resized if reducible else None, tiled, clock)
         loaded = load(images, decoding, max(2, self.stage.threads))
-        for batch in batches(loaded, self.rule, self.stage.batch_size):
+        for batch in batches(loaded, self.rule, self.stage.batch_size, self.stage.inference.tile):
             if self.upload is not None and isinstance(batch, Batch):
                 batch.decoded = [_on_its_way(image.decoded(), self.upload) for image in batch.decoded]
             yield batch

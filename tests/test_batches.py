@@ -56,3 +56,14 @@ def test_an_image_that_its_rule_blows_up_is_left_out() -> None:
     assert failure.message == "2000x1 pixels become 1040000x520 for the network: too narrow an image for its input size"
     assert isinstance(batch, Batch)
     assert batch.shape == (520, 10400)
+
+
+def test_a_narrow_image_that_goes_in_tiles_is_taken() -> None:
+    rule = InputRule(min_size=520)
+    (failure,) = batches(loaded((100, 50_000)), rule, 8)
+    assert isinstance(failure, Failure)
+    (batch,) = batches(loaded((100, 50_000)), rule, 8, tile=512)
+    assert isinstance(batch, Batch)
+    (failure,) = batches(loaded((1, 50_000)), rule, 8, tile=512)
+    assert isinstance(failure, Failure)
+    assert failure.message.startswith("512x1 pixels become 266240x520")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from scipy import ndimage
 
 import models
 from flows.shapes import draw_dataset
+from models.spec import InputRule
 from pipeline import masks, runs, storage, tables
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.decode import Decoded
@@ -359,3 +362,37 @@ def test_a_large_image_within_a_tile_is_decoded_once(monkeypatch: pytest.MonkeyP
     with torch.inference_mode():
         forward([decode.postponed(rotated_jpeg(picture(70, 100), 1), policy)])
     assert len(decodings) == 1
+
+
+class Blobs(torch.nn.Module):
+    """Finds whatever is bright and connected; the larger, the surer."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [self.found(image) for image in images]
+
+    def found(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        numbered, count = ndimage.label((image.mean(0) > 0.5).numpy())
+        places = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(numbered)]
+        boxes = torch.tensor(places, dtype=torch.float32).reshape(-1, 4)
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return {"boxes": boxes, "labels": torch.ones(count, dtype=torch.int64), "scores": 1 - 1 / (2 + areas)}
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("overlap", [48, 64])
+def test_a_detector_finds_in_tiles_what_it_finds_in_the_whole(orientation: int, overlap: int) -> None:
+    """Objects of up to 40 pixels on 400 x 300, each once, wherever the seams run."""
+    from pipeline.decode import DecodePolicy, postponed
+
+    draw = np.random.default_rng(overlap)
+    pixels = np.zeros((300, 400, 3), np.uint8)
+    for top, left in itertools.product(range(2, 250, 50), range(2, 350, 50)):
+        high, wide = draw.integers(8, 40, 2)
+        pixels[top : top + high, left : left + wide] = 255
+    image = postponed(rotated_jpeg(pixels, orientation), DecodePolicy())
+    plain = Forward(Blobs(), "detection", InputRule(), torch.device("cpu"), "fp32")
+    tiled = dataclasses.replace(plain, inference=Inference(tile=128, overlap=overlap))
+    (expected,), (found,) = plain([image]), tiled([image])
+    assert len(expected.labels) == 35
+    assert sorted(found.boxes_xywh.tolist()) == sorted(expected.boxes_xywh.tolist())
+    assert np.allclose(np.sort(found.scores), np.sort(expected.scores))

@@ -23,8 +23,8 @@ _FC6 = 7
 class DeconvNet(nn.Module):
     """`head_width` channels in fc6 and fc7. `window` pixels a side are pooled, at every second one: from 3 on they overlap.
 
-    Where `tied`, the decoder's kernels are the encoder's, flipped: it has none of its own but the last, whose
-    counterpart sees an image's three channels.
+    Where `tied`, the decoder's kernels are the encoder's, flipped: its stages have none of their own but the last, whose
+    counterpart sees an image's three channels. The mirror of fc6 has its own in any case.
     """
 
     def __init__(self, num_classes: int, backbone: VGG, head_width: int, window: int, tied: bool) -> None:

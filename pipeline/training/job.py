@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -63,6 +64,8 @@ class TrainJob:
     """The metric of a validation that chooses the best checkpoint."""
     notes: tuple[str, ...]
     """What to know of the data before paying for a run, a sentence each."""
+    command: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+    """Which command this is: of two that train one run, the one that took it up last goes on."""
 
     @property
     def warehouse(self) -> Warehouse:

@@ -97,7 +97,7 @@ class Loop:
         self.validator = (
             Validator(job, stepper.rule, stepper.device, job.precision, told) if job.val_split is not None else None
         )
-        self.writer = state.Writer(job.folder, job.config.keep)
+        self.writer = state.Writer(job.folder, job.config.keep, job.command)
         self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)
         self.standing = Standing()
         self.resumed_from = 0

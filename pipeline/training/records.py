@@ -23,7 +23,7 @@ from pipeline import runs, storage, tables
 from pipeline.errors import RunError
 from pipeline.networks import CHECKPOINT, steps_below
 from pipeline.training.job import TrainJob
-from pipeline.training.state import OWNER
+from pipeline.training.state import OWNER, owner
 from pipeline.warehouse import read_json, to_json
 from pipeline.weights import Checkpoint
 
@@ -109,8 +109,11 @@ def claim(job: TrainJob) -> Claim:
 
 
 def release(job: TrainJob) -> None:
-    """Give the run's name back when it failed before there was anything to keep, so that other settings may be tried."""
-    if not steps_below(job.folder):
+    """Give the run's name back when it failed before there was anything to keep, so that other settings may be tried.
+
+    Not where another command has taken the run up.
+    """
+    if not steps_below(job.folder) and owner(job.folder) in (None, job.command):
         storage.delete(storage.join(job.folder, "run.json"))
         storage.delete(storage.join(job.folder, OWNER))
 

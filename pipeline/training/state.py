@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -164,6 +163,14 @@ def sweep(folder: str, keep: int, standing: Standing) -> None:
             storage.delete_folder(place)
 
 
+def owner(folder: str) -> str | None:
+    """The command that trains the run; None = the run was not begun, or its folder is gone."""
+    try:
+        return storage.read(storage.join(folder, OWNER)).decode()
+    except LocationNotFoundError:
+        return None
+
+
 def digest(data: bytes) -> str:
     """SHA-256, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -172,17 +179,17 @@ def digest(data: bytes) -> str:
 class Writer:
     """Writes checkpoints beside the steps, one at a time; only the copy of the state holds the steps up."""
 
-    def __init__(self, folder: str, keep: int) -> None:
+    def __init__(self, folder: str, keep: int, command: str) -> None:
         self.folder, self.keep = folder, keep
-        self._mark = uuid.uuid4().hex.encode()
+        self.command = command
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     def take_up(self) -> None:
-        """Make the run this writer's. Another command that still trains it ends at its next checkpoint, lest each of them
+        """Make the run this command's. Another one that still trains it ends at its next checkpoint, lest each of them
         sweep away what the other wrote.
         """
-        storage.publish(storage.join(self.folder, OWNER), self._mark)
+        storage.publish(storage.join(self.folder, OWNER), self.command.encode())
 
     def put(self, snapshot: Snapshot) -> None:
         """Begin to write, once the one before is written.
@@ -192,21 +199,19 @@ class Writer:
             RunError: another command has taken the run up since.
         """
         self.wait()
+        self._check_owner()
         self._pending = self._pool.submit(self._write, snapshot)
 
     def _write(self, snapshot: Snapshot) -> None:
-        self._check_owner()
         write(self.folder, snapshot)
+        self._check_owner()  # writing takes long
         sweep(self.folder, self.keep, snapshot.standing)
 
     def _check_owner(self) -> None:
-        try:
-            found = storage.read(storage.join(self.folder, OWNER))
-        except LocationNotFoundError:
-            raise RunError(
-                f"{self.folder} was removed while this run trained: it ends, with nothing to go on from"
-            ) from None
-        if found != self._mark:
+        found = owner(self.folder)
+        if found is None:
+            raise RunError(f"{self.folder} was removed while this run trained: it ends, with nothing to go on from")
+        if found != self.command:
             raise RunError(
                 f"another command has taken up the training run {self.folder} while this one trained it: this one ends "
                 "here, and the other goes on from the checkpoint that it found; one at a time is enough"

@@ -136,7 +136,9 @@ OVERFITS: dict[str, Overfit] = {
     "parsenet": Overfit({**NARROW_VGG, "backbone": "vgg11_bn", "head_width": 128}, {**BRISKLY, "epochs": 240}),
     "patch_classifier": Overfit({"stages": 2, "width": 16, "hidden": 64}, BRISKLY),
     "pspnet": Overfit(MOBILE_ENCODER, BRISKLY),
-    "segnet": Overfit({"backbone": "vgg16_bn", "width": 8, "stages": 3}, {**BRISKLY, "epochs": 160, "learning_rate": 1e-2}),
+    "segnet": Overfit(
+        {"backbone": "vgg16_bn", "width": 8, "stages": 3}, {**BRISKLY, "epochs": 160, "learning_rate": 1e-2}
+    ),
     "unet": Overfit({"width": 8, "depth": 3}, {**BRISKLY, "epochs": 60, "learning_rate": 4e-3}),
     "unetplusplus": Overfit({**MOBILE_ENCODER, "width": 4}, {**BRISKLY, "epochs": 160}),
     "yolo_v1": Overfit(

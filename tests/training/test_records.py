@@ -9,7 +9,8 @@ from pipeline import storage, tables
 from pipeline.errors import RunError
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import prepare
-from pipeline.training.records import Step, Trained, claim, finish, losses_by_epoch, publish, steps_table
+from pipeline.training.records import Step, Trained, claim, finish, losses_by_epoch, publish, release, steps_table
+from pipeline.training.state import Writer
 
 Make = Callable[..., TrainConfig]
 
@@ -55,3 +56,14 @@ def test_a_run_is_whole_once_it_is_finished(config: Make) -> None:
     assert found is not None
     assert (found["report"], found["losses"]) == ({"run": "r"}, [{"epoch": 1, "loss": 3.0}])
     assert found["settings"]["options"] == {"width": 8, "min_size": 64}
+
+
+def test_a_name_is_given_back_by_the_command_that_trains_under_it(config: Make) -> None:
+    first, second = prepare(config()), prepare(config())
+    claim(first)
+    Writer(second.folder, 1, second.command).take_up()
+    release(first)
+    assert not claim(second).fresh
+    release(second)
+    assert storage.children(first.folder) == []
+    assert claim(first).fresh

@@ -103,7 +103,7 @@ def denied(uri: str) -> bytes:
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
-    writer = state.Writer(str(tmp_path), keep=2)
+    writer = state.Writer(str(tmp_path), 2, "this")
     writer.take_up()
     for step in (1, 2, 3, 4, 5):
         writer.put(snapshot(step, best_step=2 if step >= 2 else None))
@@ -121,7 +121,7 @@ def test_orphans_and_what_lies_ahead_are_swept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_could_not_be_written_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "step-000001").write_text("no folder")
-    writer = state.Writer(str(tmp_path), keep=1)
+    writer = state.Writer(str(tmp_path), 1, "this")
     writer.take_up()
     writer.put(snapshot(1))
     with pytest.raises(state.StorageError, match="step-000001"):
@@ -130,28 +130,26 @@ def test_a_checkpoint_that_could_not_be_written_ends_the_run(tmp_path: Path) -> 
 
 
 def test_of_two_commands_on_a_run_the_first_gives_way(tmp_path: Path) -> None:
-    first, second = (state.Writer(str(tmp_path), keep=1) for _ in range(2))
+    first, second = (state.Writer(str(tmp_path), 1, command) for command in ("first", "second"))
     first.take_up()
     first.put(snapshot(7))
     first.wait()
     second.take_up()
     second.put(snapshot(3))
     second.wait()
-    first.put(snapshot(9))
     with pytest.raises(RunError, match="another command has taken up the training run"):
-        first.wait()
+        first.put(snapshot(9))
     second.put(snapshot(4))
     second.wait()
     assert steps(tmp_path) == ["step-000004"]
 
 
 def test_a_folder_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:
-    writer = state.Writer(str(tmp_path / "r"), keep=1)
+    writer = state.Writer(str(tmp_path / "r"), 1, "this")
     writer.take_up()
     shutil.rmtree(tmp_path / "r")
-    writer.put(snapshot(1))
     with pytest.raises(RunError, match="r was removed while this run trained"):
-        writer.wait()
+        writer.put(snapshot(1))
     assert not (tmp_path / "r").exists()
 
 
