@@ -37,20 +37,21 @@ Figures = dict[str, float]
 
 
 def draw(folder: Path) -> None:
-    """Smooth pictures with some noise, about as large as photos are as JPEG."""
+    """Smooth pictures with some noise, about as large as photos are as JPEG, and the network's weights."""
     (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
         noise = rng.integers(-20, 20, (480, 640, 3))
         pixels = np.clip(images.picture(480, 640, i) + noise, 0, 255).astype(np.uint8)
         (folder / "images" / f"{i:04d}.jpg").write_bytes(images.encode(pixels, "JPEG", quality=85))
+    peers.draw_weights(folder, peers.decoded(peers.photos(folder)[0]))
 
 
 def shardlens(folder: Path, precision: str, kind: str) -> Figures:
     """Ours on one worker a core: steady (from the third shard's end to the last), and from the command's start."""
     begun = time.perf_counter()
     warehouse = str(folder / "warehouse")
-    network = NetworkConfig(model=MODEL, weights="random", score_threshold=0.0)
+    network = NetworkConfig(model=MODEL, weights=str(folder / peers.WEIGHTS), score_threshold=0.0)
     run = f"{precision}-{kind}-{os.getpid()}"
     asked = PredictConfig(
         "photos", network=network, run=run, precision=precision, batch_size=BATCH, shard_size=16, warehouse=warehouse

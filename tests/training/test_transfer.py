@@ -45,6 +45,7 @@ def trained_from(config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Tens
     loop = Loop(prepare(config), LocalWorker())
     try:
         before = {name: tensor.clone() for name, tensor in loop.stepper.network.state_dict().items()}
+        loop.resume()
         loop.run()
     finally:
         loop.close()
