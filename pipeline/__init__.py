@@ -8,8 +8,10 @@
 - `uris`, `faults`, `storage`: places, what can go wrong with them, and reading and writing there
 - `tables`, `warehouse`: the schemas, and where each table lies
 - `annotations`, `masks`, `datasets`: formats read into dataset tables (ingest)
-- `shards`, `fetch`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of pixels, on a GPU or not
+- `shards`, `fetch`, `colours`, `png`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of
+  pixels, on a GPU or not
 - `weights`, `networks`, `categories`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
+- `segmenter`, `tiles`, `merging`, `spans`, `postprocess`: within `forward`: class maps, large images, regions
 - `runs`, `predict`, `tally`, `poison`, `retry`: whole or not there: commit, resume, quarantine
 - `metrics`, `evaluate`: mergeable partials, then the score
 - `training`: from dataset tables to a checkpoint

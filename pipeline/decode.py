@@ -206,7 +206,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
     """
     image = _open_capped(data, policy)
     width, height = image.size
-    with _damage_told(image.format, *image.size):
+    with _damage_told(image.format, width, height):
         orientation = _orientation(image, data, policy)
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
