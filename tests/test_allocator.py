@@ -36,3 +36,43 @@ def test_kept_memory_is_used_again() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
 def test_large_arrays_go_back_to_the_system() -> None:
     assert pages_per_step("give_memory_back", 20) > 10
+
+
+HEAPS = """
+import ctypes, os, sys, tempfile, threading
+from pipeline import allocator
+if sys.argv[1]:
+    getattr(allocator, sys.argv[1])()
+ready = threading.Barrier(12)
+def allocate():
+    ready.wait()
+    kept.append(ctypes.create_string_buffer(1 << 16))
+    ready.wait()
+kept = []
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+with tempfile.TemporaryFile() as file:
+    sink = libc.fdopen(os.dup(file.fileno()), b"w")
+    libc.malloc_info(0, ctypes.c_void_p(sink))
+    libc.fclose(ctypes.c_void_p(sink))
+    file.seek(0)
+    print(file.read().count(b"<heap nr="))
+"""
+
+
+def heaps(setting: str) -> int:
+    """How many the allocator has after a dozen threads have asked it for memory at once."""
+    command = [sys.executable, "-c", HEAPS, setting]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_threads_share_two_heaps() -> None:
+    assert heaps("") > 2
+    assert heaps("keep_freed_memory") <= 2
+    assert heaps("give_memory_back") <= 2

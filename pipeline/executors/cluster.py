@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from pipeline import allocator
 from pipeline.errors import ExecutionError
 from pipeline.executors import keeper
 
@@ -90,7 +91,7 @@ def _start(folder: str) -> None:
     # The folder is short, for the sockets in it have paths of 107 bytes at most, and ours alone: Ray makes its
     # own writable by everyone, and would also leave the address there for any other program's ray.init() to find.
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), environment(allocator.AT_START):
             warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its children's log files to the collector
             ray.init(
                 "local",
@@ -106,6 +107,18 @@ def _start(folder: str) -> None:
             )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ExecutionError(f"no Ray cluster can be started on this machine: {error}") from error
+
+
+@contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for what Ray reads, and for the processes that it starts; those set already stay as they are."""
+    ours = {key: value for key, value in settings.items() if key not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key in ours:
+            os.environ.pop(key, None)
 
 
 def _cores() -> int | None:

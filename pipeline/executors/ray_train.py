@@ -8,12 +8,10 @@ that are restarted go on from the last checkpoint there.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -87,7 +85,7 @@ def fit_on_ray(job: TrainJob, progress: ProgressListener) -> Trained:
         longest = job.config.executor.start_timeout
         attempt = min(ATTEMPT_S, longest) if job.config.elastic_workers else longest
         patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(attempt)}
-        environment = _environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
+        environment = cluster.environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
         with environment, tempfile.TemporaryDirectory(prefix="shardlens-train-") as folder:
             queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
             training = _start(job, queue, folder)
@@ -233,15 +231,3 @@ def explain(error: TrainingFailedError) -> ShardlensError:
             "for them, use fewer --workers, or give a longer --start-timeout"
         )
     return ExecutionError(f"Ray could not run the training: {type(cause).__name__}: {str(cause).strip()}")
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that Ray Train reads here and hands on; those set already stay as they are."""
-    ours = {key: value for key, value in settings.items() if key not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for key in ours:
-            os.environ.pop(key, None)

@@ -77,6 +77,14 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Environment:
+    """Tells variables of the process that it runs in."""
+
+    def setup(self) -> Callable[[str], str | None]:
+        return os.environ.get
+
+
+@dataclass(frozen=True)
 class Unset:
     """Cannot be set up: raises an error of ours, or dies the first `deaths` times, or every time but the first."""
 

@@ -18,7 +18,7 @@ from pipeline.errors import ExecutionError
 from pipeline.execution import Done, Executor, Lost
 from pipeline.executors import ExecutorConfig, open_executor
 from tests.executors.conftest import TWO
-from tests.executors.stages import Meet, Square, Unset, calls, lines, wait_until, workers
+from tests.executors.stages import Environment, Meet, Square, Unset, calls, lines, wait_until, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("pool")]
 SILENT = "its process ended without a word (killed, out of memory, or crashed in native code)"
@@ -223,3 +223,11 @@ def test_a_stage_that_workers_cannot_import_says_so(pool: Executor, tmp_path: Pa
     with pytest.raises(Exception, match="No module named 'nowhere_to_be_found'"):
         list(pool.map(module.Stage(), [1]))
     del sys.modules[module.__name__]
+
+
+@pytest.mark.skipif("MALLOC_ARENA_MAX" in os.environ, reason="the user's own setting stays")
+def test_workers_of_an_embedded_ray_begin_with_few_heaps(pool: Executor) -> None:
+    (outcome,) = pool.map(Environment(), ["MALLOC_ARENA_MAX"])
+    assert isinstance(outcome, Done)
+    assert outcome.value == "2"
+    assert "MALLOC_ARENA_MAX" not in os.environ
