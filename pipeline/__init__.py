@@ -10,7 +10,7 @@
 - `annotations`, `masks`, `datasets`: formats read into dataset tables (ingest)
 - `shards`, `fetch`, `colours`, `png`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of
   pixels, on a GPU or not
-- `weights`, `networks`, `categories`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
+- `weights`, `networks`, `categories`, `precision`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
 - `segmenter`, `tiles`, `merging`, `spans`, `postprocess`: within `forward`: class maps, large images, regions
 - `runs`, `predict`, `tally`, `poison`, `retry`: whole or not there: commit, resume, quarantine
 - `metrics`, `evaluate`: mergeable partials, then the score

@@ -138,10 +138,12 @@ def torch_devices() -> Iterator[Finding]:
         )
         return
     yield Finding("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
-    from pipeline.predict import multiplies_bf16
+    from pipeline.precision import bf16_speedup, resolve_precision
 
-    how = "natively" if multiplies_bf16("cpu") else "slowly: --precision auto is fp32"
-    yield Finding("cpu", "ok", f"multiplies bf16 {how}")
+    auto = resolve_precision("auto", "cpu")
+    yield Finding(
+        "cpu", "ok", f"a convolution is {bf16_speedup():.1f} times as fast in bf16: --precision auto is {auto}"
+    )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:
         yield Finding("gpu", "ok", f"{', '.join(names)}; CUDA {torch.version.cuda}")

@@ -18,6 +18,7 @@ from pipeline.fetch import Prefetch
 from pipeline.inference import Inference
 from pipeline.merging import merge, turned_block
 from pipeline.postprocess import Decision, decide, decide_all
+from pipeline.precision import autocast
 from pipeline.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from pipeline.segmenter import Logits, Segmenter
 from pipeline.spans import Canvas
@@ -26,7 +27,6 @@ from pipeline.upload import Uploaded, as_tensor, brought_back
 
 Output = Mapping[str, Tensor] | Decision | ImageRows
 """What the device gave for an image; rows where the image was taken in tiles."""
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +153,7 @@ class Forward:
         return outputs
 
     def _autocast(self) -> torch.autocast:
-        dtype = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        return autocast(self.device, self.precision)
 
     def _tensor(self, pixels: npt.NDArray[np.uint8] | Uploaded) -> Tensor:
         """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""

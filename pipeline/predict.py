@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Annotated, Any
 
-import torch
 from cyclopts import Parameter
 
 from pipeline import runs, storage
@@ -19,7 +18,8 @@ from pipeline.errors import ConfigError
 from pipeline.execution import Executor, ProgressListener, no_progress
 from pipeline.inference import InferenceConfig, resolve_inference
 from pipeline.networks import Network, NetworkConfig, resolve
-from pipeline.predictor import PRECISIONS, PredictStage, ShardWork
+from pipeline.precision import PRECISIONS, resolve_precision
+from pipeline.predictor import PredictStage, ShardWork
 from pipeline.runs import RunRecord
 from pipeline.shards import Plan, plan
 from pipeline.tables import digest
@@ -40,7 +40,7 @@ class PredictConfig:
     inference: Annotated[InferenceConfig, Parameter(name="*")] = field(default_factory=InferenceConfig)
     """What is done around it: tiles, views, post-processing."""
     run: str | None = None
-    """Name of the run; None = the model's name and the fingerprint's first digits, so that the same command resumes."""
+    """Name of the run; None = the model's name and some digits of what is asked for, so that the same command resumes."""
     split: str | None = None
     """Predict this split alone."""
     batch_size: int = 8
@@ -48,7 +48,7 @@ class PredictConfig:
     shard_size: int = 64
     """Images that are published, retried and resumed as one."""
     precision: str = "auto"
-    """fp32, bf16, fp16, or auto: bf16 where the hardware multiplies it natively, else fp32."""
+    """fp32, bf16, fp16, or auto: bf16 where the hardware of who gives the command gains by it, else fp32."""
     threads: Annotated[int, Parameter(parse=False)] = 1
     """Computing threads of a worker on the CPU; float rounding may depend on it, so it belongs to the run."""
     device: Annotated[str, Parameter(parse=False)] = "cpu"
@@ -110,23 +110,6 @@ class Job:
     labels: LabelMap
 
 
-def resolve_precision(precision: str, device: str) -> str:
-    """Turn auto into bf16 where the hardware multiplies it natively (AMX, AVX512-BF16, GPUs from Ampere on), else fp32.
-
-    Elsewhere it is emulated: on a CPU with AVX2 alone an epoch of training took eight times as long.
-    """
-    if precision != "auto":
-        return precision
-    return "bf16" if multiplies_bf16(device) else "fp32"
-
-
-def multiplies_bf16(device: str) -> bool:
-    """Whether the hardware does; a GPU that is elsewhere is taken for one that does."""
-    if device == "cuda":
-        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
 def prepare(config: PredictConfig) -> Job:
     """Resolve dataset, network, labels and plan, and begin or take up the run.
 
@@ -141,7 +124,6 @@ def prepare(config: PredictConfig) -> Job:
     inference = resolve_inference(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
-    precision = _precision(config, warehouse)
     policy = DecodePolicy(max_pixels=config.max_pixels, scale=config.decode_scale)
     settings = {
         **network.identity(),
@@ -150,29 +132,29 @@ def prepare(config: PredictConfig) -> Job:
         "split": config.split,
         "shard_size": config.shard_size,
         "batch_size": config.batch_size,
-        "precision": precision,
+        "precision": config.precision,
         "threads": config.threads,
         "device": config.device,
         "memory_format": "channels_last",
         "compiled": config.compiled,
         "decode": asdict(policy),
     }
-    origin = {"config": _as_resolved(config, dataset, network, precision), "software": _software()}
-    draft = RunRecord(warehouse, "draft", dataset.name, dataset.version, settings, len(shards), origin)
+    asked = RunRecord(warehouse, "asked", dataset.name, dataset.version, settings, len(shards), {})
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
-    name = check_name(config.run or f"{plain}-{draft.fingerprint[:8]}", "run")
-    record = runs.begin(replace(draft, name=name))
+    name = check_name(config.run or f"{plain}-{asked.fingerprint[:8]}", "run")
+    precision = _precision(config, warehouse, name)
+    origin = {"config": _as_resolved(config, dataset, network, precision), "software": _software()}
+    record = runs.begin(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
     device = (precision, config.batch_size, config.threads, config.device, config.compiled)
     stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
 
 
-def _precision(config: PredictConfig, warehouse: Warehouse) -> str:
-    """What is asked for; auto is what a run of that name was begun with, if there is one, else what suits the hardware."""
-    if config.precision == "auto" and config.run:
-        begun = storage.join(warehouse.run(check_name(config.run, "run")), "run.json")
-        if storage.exists(begun):
-            return str(runs.find(warehouse, config.run).settings["precision"])
+def _precision(config: PredictConfig, warehouse: Warehouse, run: str) -> str:
+    """What is asked for; auto is what the run was begun with, on whatever machine, else what suits the hardware."""
+    begun = storage.join(warehouse.run(run), "run.json")
+    if config.precision == "auto" and storage.exists(begun):
+        return str(runs.find(warehouse, run).settings["precision"])
     return resolve_precision(config.precision, config.device)
 
 

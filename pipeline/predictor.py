@@ -26,15 +26,13 @@ from pipeline.compilation import compile_network
 from pipeline.decode import Decoded, DecodePolicy, Postponed
 from pipeline.errors import ConfigError, ExecutionError, ImageError
 from pipeline.fetch import Decoding, Failure, Prefetch, load
-from pipeline.forward import PRECISIONS, Forward, Output
+from pipeline.forward import Forward, Output
 from pipeline.inference import Inference
 from pipeline.networks import Network, load_network
 from pipeline.rows import ImageRows, outcomes_table, predictions_table
 from pipeline.runs import RunRecord, ShardParts
 from pipeline.shards import ImageRef, Shard
 from pipeline.upload import Uploader
-
-__all__ = ["PRECISIONS", "PredictStage", "Predictor", "ShardReport", "ShardWork"]
 
 Result = TypeVar("Result")
 

@@ -283,10 +283,23 @@ def test_an_image_that_kills_its_worker_is_quarantined_alone(warehouse: str, ray
 
 def test_auto_goes_on_as_the_run_was_begun(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     predict(config(warehouse, precision="fp32"), local)
-    monkeypatch.setattr("pipeline.predict.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
     again = predict(config(warehouse, precision="auto"), local)
     assert again.resumed_shards
     assert runs.find(Warehouse(warehouse), "r").settings["precision"] == "fp32"
+
+
+def test_a_machine_that_would_choose_otherwise_resumes_a_run_without_a_name(
+    warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 0.9)
+    first = predict(config(warehouse, precision="auto", run=None), local)
+    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
+    again = predict(config(warehouse, precision="auto", run=None), local)
+    assert (again.run, again.images) == (first.run, again.resumed_shards and first.images)
+    asked = predict(config(warehouse, precision="bf16", run=None), local)
+    assert asked.run != first.run
+    assert runs.find(Warehouse(warehouse), asked.run).settings["precision"] == "bf16"
 
 
 def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:

@@ -23,13 +23,13 @@ from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
 from pipeline.networks import read_options, weights_file
 from pipeline.panoptic import stuff_labels
-from pipeline.predict import resolve_precision
+from pipeline.precision import resolve_precision
 from pipeline.training import checks, notes
 from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, readable, select
-from pipeline.warehouse import Warehouse, check_name
+from pipeline.warehouse import Warehouse, check_name, read_json
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),
@@ -186,17 +186,25 @@ def prepare(config: TrainConfig) -> TrainJob:
         options,
         init,
         left_out,
-        resolve_precision(config.precision, config.device),
+        config.precision,
         metric,
-        (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *notes.emulated(config), *faults),
+        (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *notes.unsuited(config), *faults),
     )
-    return named(job)
+    return settled(named(job))
 
 
 def named(job: TrainJob) -> TrainJob:
-    """Give the job its name: the one asked for, or the model's and the fingerprint's first digits."""
+    """Give the job its name: the one asked for, or the model's and some digits of what is asked for."""
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", job.config.model)
     return replace(job, run=check_name(job.config.run or f"{plain}-{job.fingerprint[:8]}", "run"))
+
+
+def settled(job: TrainJob) -> TrainJob:
+    """Say what auto means: what the run was begun with, on whatever machine, else what suits the hardware."""
+    begun = storage.join(job.folder, "run.json")
+    if job.precision == "auto" and storage.exists(begun):
+        return replace(job, precision=str(read_json(begun)["settings"]["precision"]))
+    return replace(job, precision=resolve_precision(job.precision, job.config.device))
 
 
 def _check_model(config: TrainConfig, spec: ModelSpec) -> None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from models.spec import Task
 from pipeline.errors import DatasetError
-from pipeline.predict import multiplies_bf16
+from pipeline.precision import resolve_precision
 from pipeline.training.config import TrainConfig
 from pipeline.training.truth import Truth, readable
 
@@ -84,12 +84,13 @@ def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
     return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
 
 
-def emulated(config: TrainConfig) -> list[str]:
+def unsuited(config: TrainConfig) -> list[str]:
     """That the precision asked for is not this machine's."""
-    if config.precision != "bf16" or multiplies_bf16(config.device):
+    if config.precision != "bf16" or resolve_precision("auto", config.device) == "bf16":
         return []
     return [
-        f"bf16 is emulated on this {config.device}, several times slower than fp32: --precision auto takes what is fast"
+        f"bf16 gains nothing on this {config.device}; emulated it is several times slower than fp32: --precision auto takes "
+        "what is fast"
     ]
 
 

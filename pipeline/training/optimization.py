@@ -51,7 +51,7 @@ class Optimization:
     seed: int = 0
     """Equal seeds and workers give equal weights, bit for bit on the CPU."""
     precision: Precision = "fp32"
-    """fp32, bf16, fp16 (autocast), or auto: bf16 where the hardware multiplies it natively."""
+    """fp32, bf16, fp16 (autocast), or auto: bf16 where the hardware of who gives the command gains by it."""
     channels_last: bool = True
     """Keep weights and images as NHWC in memory, which convolutions of CPUs and tensor cores prefer."""
 

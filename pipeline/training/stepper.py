@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 from pipeline.errors import ConfigError
-from pipeline.predictor import PRECISIONS
+from pipeline.precision import autocast
 from pipeline.training import failures, objectives, optimizers
 from pipeline.training.augment.input_scale import at_largest, vary_input
 from pipeline.training.data import Batch, Share
@@ -165,8 +165,7 @@ class Stepper:
     def _losses(self, network: nn.Module, batch: Batch) -> objectives.Parts:
         images = [sample.image.to(self.device, non_blocking=True) for sample in batch.samples]
         targets = [{k: v.to(self.device, non_blocking=True) for k, v in s.target.items()} for s in batch.samples]
-        dtype = PRECISIONS[self.job.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(self.device, self.job.precision):
             if self.job.spec.task != "semantic":
                 return objectives.detection(network, images, targets)
             return objectives.semantic(network, images, targets, self.rule, self.criterion)

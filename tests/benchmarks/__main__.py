@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.predict import multiplies_bf16
+from pipeline.precision import bf16_speedup
 
 NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training", "masks")
 TARGET = Path("build/benchmarks.json")
@@ -26,7 +26,7 @@ def main(names: tuple[str, ...]) -> None:
         "cores": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "amx": torch.cpu._is_amx_tile_supported(),
-        "bf16": multiplies_bf16("cpu"),
+        "bf16_speedup": round(bf16_speedup(), 2),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in SOFTWARE},

@@ -15,9 +15,10 @@ from pipeline.datasets import Dataset, IngestConfig, ingest
 from pipeline.errors import ConfigError, DatasetError, ModelError, ShardlensError, WeightsError
 from pipeline.executors import ExecutorConfig
 from pipeline.executors.local import LocalExecutor
-from pipeline.predict import resolve_precision
+from pipeline.precision import resolve_precision
 from pipeline.training.config import TrainConfig
 from pipeline.training.job import choose_split, name_labels, prepare
+from pipeline.training.records import claim
 from pipeline.warehouse import Warehouse
 from tests.training.conftest import IMAGES, SEMANTIC
 
@@ -182,6 +183,17 @@ def test_a_precision_that_is_left_open_is_settled(config: Make) -> None:
     job = prepare(config(precision="auto"))
     assert job.settings["precision"] == expected
     assert job.fingerprint == prepare(config(precision=expected)).fingerprint
+
+
+def test_auto_goes_on_as_the_training_was_begun(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
+    begun = prepare(config(precision="auto", run=None))
+    assert claim(begun).fresh
+    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 0.9)
+    again = prepare(config(precision="auto", run=None))
+    assert (again.run, again.precision) == (begun.run, "bf16")
+    assert not claim(again).fresh
+    assert prepare(config(precision="bf16", run=None)).run != begun.run
 
 
 def test_void_alone_teaches_nothing(config: Make, warehouse: str) -> None:
