@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import time
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -34,9 +35,12 @@ def main(names: tuple[str, ...]) -> None:
     print(" ".join(f"{name}={value}" for name, value in machine.items()), flush=True)
     TARGET.parent.mkdir(exist_ok=True)
     for name in names:
+        begun = time.perf_counter()
         figures = import_module(f"tests.benchmarks.{name}").run()
+        seconds = round(time.perf_counter() - begun)
+        print(f"\n{name}: {seconds} s", flush=True)
         written = json.loads(TARGET.read_text()) if TARGET.exists() else {}
-        TARGET.write_text(json.dumps({**written, name: {"machine": machine, **figures}}, indent=2) + "\n")
+        TARGET.write_text(json.dumps({**written, name: {"machine": machine, "seconds": seconds, **figures}}, indent=2) + "\n")
     print(f"written to {TARGET}")
 
 
