@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks, all or those named, and print their tables; figures also go to `build/benchmarks.json`."""
+"""`make bench`: run the benchmarks of prediction, or those named, and print their tables, and into `build/benchmarks.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 
 from pipeline.precision import bf16_speedup
 
-NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "training", "masks")
+NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "masks")
+"""Those run when none is named; `training`, of another command, is run by its name, and the networks' tables by theirs."""
 TARGET = Path("build/benchmarks.json")
 SOFTWARE = ("torch", "torchvision", "ray", "pyarrow", "hotcoco", "pycocotools")
 
@@ -40,7 +41,9 @@ def main(names: tuple[str, ...]) -> None:
         seconds = round(time.perf_counter() - begun)
         print(f"\n{name}: {seconds} s", flush=True)
         written = json.loads(TARGET.read_text()) if TARGET.exists() else {}
-        TARGET.write_text(json.dumps({**written, name: {"machine": machine, "seconds": seconds, **figures}}, indent=2) + "\n")
+        TARGET.write_text(
+            json.dumps({**written, name: {"machine": machine, "seconds": seconds, **figures}}, indent=2) + "\n"
+        )
     print(f"written to {TARGET}")
 
 

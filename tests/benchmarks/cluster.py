@@ -8,10 +8,7 @@ joins is used.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 
 from pipeline.execution import Done, Executor
 from pipeline.executors import ExecutorConfig, open_executor
+from tests.benchmarks.alone import alone
 
 WORKERS, ITEMS, SECONDS = 64, 2_000, 0.1
 SHARE = 0.02
@@ -151,17 +149,9 @@ def shaken() -> dict[str, float]:
     }
 
 
-def alone(what: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", "tests.benchmarks.cluster", what], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
 def run() -> dict[str, dict[str, float]]:
     """Print what both experiments gave."""
-    found = {name: alone(name) for name in ("steady", "straggling", "shaken")}
+    found = {measure.__name__: alone(measure) for measure in (steady, straggling, shaken)}
     print(
         f"\n{WORKERS} workers of {SHARE} CPU that sleep {SECONDS * 1e3:.0f} ms an item; with stragglers; 30 on three nodes"
     )
@@ -170,7 +160,3 @@ def run() -> dict[str, dict[str, float]]:
         for name, value in figures.items():
             print(f"  {name:48}{value:10.2f}")
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps({"steady": steady, "straggling": straggling, "shaken": shaken}[sys.argv[1]]()))

@@ -5,16 +5,15 @@ pycocotools' engine stands behind the same reader, so that the two differ in the
 
 from __future__ import annotations
 
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.executors import open_executor
+from tests.benchmarks import synthetic
+from tests.benchmarks.alone import alone
 
 SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}
 """Images, objects of the truth, predictions."""
@@ -35,25 +34,16 @@ def score(warehouse: str, engine: str) -> dict[str, float]:
     return {"seconds": seconds, "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **means}
 
 
-def alone(module: str, *arguments: str) -> str:
-    """What a module says that runs in a process of its own, whose memory is its own."""
-    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr[-2000:]}")
-    return done.stdout
-
-
 def run() -> dict[str, dict[str, float]]:
     """Print both engines' times."""
     found = {}
     for task, sizes in SIZES.items():
         rounds: dict[str, list[dict[str, float]]] = {"hotcoco": [], "pycocotools": []}
         with tempfile.TemporaryDirectory() as folder:
-            alone("synthetic", folder, task, *map(str, sizes))
+            alone(synthetic.make, folder, task, *sizes)
             for turn in range(ROUNDS):
                 for engine in list(rounds)[:: -1 if turn % 2 else 1]:
-                    rounds[engine].append(json.loads(alone("evaluation", folder, engine).splitlines()[-1]))
+                    rounds[engine].append(alone(score, folder, engine))
         fast, slow = ({k: statistics.median(r[k] for r in each) for k in each[0]} for each in rounds.values())
         assert {k: v for k, v in fast.items() if " " in k} == {k: v for k, v in slow.items() if " " in k}
         print(f"\n{task}: {sizes[0]:,} images, {sizes[1]:,} objects, {sizes[2]:,} predictions, median of {ROUNDS}")
@@ -63,7 +53,3 @@ def run() -> dict[str, dict[str, float]]:
         print(f"  {slow['seconds'] / fast['seconds']:.1f} times as fast, the same figures: {fast}")
         found |= {f"{task}, hotcoco": fast, f"{task}, pycocotools": slow}
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(score(sys.argv[1], sys.argv[2])))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
 from tests import images
+from tests.benchmarks.alone import alone
 
 MODEL = "tests.benchmarks.models:NOTHING"
 COUNTS = (2_000, 10_000)
@@ -81,16 +79,6 @@ def measure(folder: str) -> dict[str, float]:
     return {"images/s": (every - some) / (last - first), "driver GB": driver, "worker GB": max(memory)}
 
 
-def alone(folder: Path) -> dict[str, float]:
-    """Measure in a process of its own, whose memory is its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.overhead", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
 def run() -> dict[str, dict[str, float]]:
     """Print the figures for few and for many images, and how much more memory many take."""
     rounds: dict[int, list[dict[str, float]]] = {count: [] for count in COUNTS}
@@ -99,7 +87,7 @@ def run() -> dict[str, dict[str, float]]:
             draw(Path(place) / str(count), count)
         for turn in range(ROUNDS):
             for count in COUNTS[:: -1 if turn % 2 else 1]:
-                rounds[count].append(alone(Path(place) / str(count)))
+                rounds[count].append(alone(measure, str(Path(place) / str(count))))
     found = {
         str(count): {name: statistics.median(each[name] for each in some) for name in some[0]}
         for count, some in rounds.items()
@@ -110,7 +98,3 @@ def run() -> dict[str, dict[str, float]]:
     for name, limit in LIMITS.items():
         print(f"{name:12}{few[name]:10.2f}{many[name]:10.2f}{many[name] / few[name]:8.2f}   ({limit})")
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1])))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pipeline.predict import PredictConfig, prepare
 from pipeline.query import query
 from pipeline.runs import ShardParts
 from pipeline.warehouse import Warehouse
+from tests.benchmarks.alone import alone
 
 MODEL = "tests.benchmarks.models:NOTHING"
 IMAGES, SHARDS = 1_000_000, 10_000
@@ -123,32 +123,17 @@ def ask(warehouse: str) -> dict[str, float]:
     return found
 
 
-def alone(what: str, warehouse: str) -> dict[str, float]:
-    """Run one part in a process of its own, whose memory is its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.scale", what, warehouse], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
 def run() -> dict[str, float]:
     """Print each time beside its limit."""
     with tempfile.TemporaryDirectory() as folder:
         dataset(f"{folder}/wide", IMAGES)
         fill(f"{folder}/wide", IMAGES, SHARDS, IMAGES)
-        found = alone("drive", f"{folder}/wide")
+        found = alone(drive, f"{folder}/wide")
         dataset(f"{folder}/deep", PARTS * 100)
         fill(f"{folder}/deep", PARTS * 100, PARTS, ROWS)
-        found |= alone("ask", f"{folder}/deep")
+        found |= alone(ask, f"{folder}/deep")
     print(f"\n{IMAGES:,} images in {SHARDS:,} shards; query over {ROWS:,} rows in {PARTS:,} parts")
     for name, value in found.items():
         unit = "" if name.endswith("GB") else " s"
         print(f"  {name:16}{value:8.2f}{unit}" + (f"   (limit {LIMITS[name]:g})" if name in LIMITS else ""))
     return found
-
-
-if __name__ == "__main__":
-    print(json.dumps({"drive": drive, "ask": ask}[sys.argv[1]](sys.argv[2])))

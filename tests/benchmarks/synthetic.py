@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pyarrow as pa
 
@@ -133,7 +131,3 @@ def publish_shard(record, index, here, each, known, names, rng, task):
     return runs.publish(
         record, index, table(tables.PREDICTIONS, columns, rows), table(tables.OUTCOMES, outcomes, len(here))
     )
-
-
-if __name__ == "__main__":
-    make(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

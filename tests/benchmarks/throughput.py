@@ -8,11 +8,8 @@ out. All write rows of image, label, score and box to Parquet; the rows of the f
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.executors import ExecutorConfig, open_executor
@@ -29,6 +25,7 @@ from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
 from tests import images
 from tests.benchmarks import peers
+from tests.benchmarks.alone import alone
 from tests.benchmarks.peers import BATCH, CORES, MODEL
 
 IMAGES = int(os.environ.get("SHARDLENS_BENCH_IMAGES", "400"))
@@ -92,11 +89,7 @@ def race(folder: Path, names: tuple[str, ...], same: bool) -> dict[str, Figures]
     found: dict[str, list[Figures]] = {name: [] for name in names}
     for turn in range(ROUNDS):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            command = [sys.executable, "-m", "tests.benchmarks.throughput", name, str(folder), "same" if same else ""]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            found[name].append(alone(CONTESTANTS[name], folder, same))
     return {
         name: {kind: statistics.median(r[kind] for r in rounds) for kind in rounds[0]} for name, rounds in found.items()
     }
@@ -152,8 +145,3 @@ def run() -> dict[str, dict[str, Figures]]:
         defaults = race(folder, DEFAULTS, False)
         show("everything at its defaults", defaults)
     return {"same": same, "defaults": defaults}
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    print(json.dumps(CONTESTANTS[sys.argv[1]](Path(sys.argv[2]), sys.argv[3] == "same")))

@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from pipeline.decode import DecodePolicy, decode
 from pipeline.execution import Progress
 from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.train import TrainConfig, train
+from tests.benchmarks.alone import alone
 
 IMAGES, SIDE, BATCH = 256, 256, 8
 EPOCHS = int(os.environ.get("SHARDLENS_BENCH_EPOCHS", "3"))
@@ -143,18 +142,10 @@ def run() -> dict[str, dict[str, float]]:
             ingest(IngestConfig("shapes", images=images, annotations=annotations, warehouse=warehouse), here)
         for turn in range(ROUNDS):
             for name in CONTESTANTS[turn % len(CONTESTANTS) :] + CONTESTANTS[: turn % len(CONTESTANTS)]:
-                command = [sys.executable, "-m", "tests.benchmarks.training", name, str(folder)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                found[name].append(alone(contestant, name, folder))
     medians = {name: statistics.median(values) for name, values in found.items()}
     print(f"\n{IMAGES} images of {SIDE}x{SIDE}, {MODEL}, fp32, batch {BATCH}, steady state, median of {ROUNDS}")
     print(f"{'':34}{'images/s':>10}{'of plain loop':>16}")
     for name, value in medians.items():
         print(f"{name:34}{value:10.2f}{value / medians['plain loop, ' + name.partition(', ')[2]]:16.2f}")
     return {"images_per_second": medians}
-
-
-if __name__ == "__main__":
-    print(json.dumps(contestant(sys.argv[1], Path(sys.argv[2]))))
