@@ -159,7 +159,7 @@ def _attempt(report: PredictReport) -> str:
     if not report.images_per_second:
         return "nothing to do, the run was whole already"
     resumed = f", {report.resumed_shards} shards were there already" if report.resumed_shards else ""
-    return f"{report.seconds:.1f} s, {report.images_per_second:.1f} images/s{resumed}"
+    return f"{report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}{resumed}"
 
 
 def show_ingest(reports: Sequence[IngestReport]) -> None:

@@ -14,12 +14,13 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
 HEAPS = 2
+"""What glibc calls arenas; with one alone, threads would wait for each other."""
 AT_START = {"MALLOC_ARENA_MAX": str(HEAPS)}
 """The same for processes that have many threads before they come here, as Ray's have: glibc reads it at their start."""
 
 
 def keep_freed_memory() -> None:
-    """Let the tensors of a step be made of the last one's memory."""
+    """Let the tensors of a step be made of the last one's memory, in few heaps."""
     _set(M_ARENA_MAX, HEAPS)
     _set(M_TRIM_THRESHOLD, (1 << 31) - 1)
     if not _set(M_MMAP_THRESHOLD, 1 << 30):
@@ -27,7 +28,7 @@ def keep_freed_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Let every array of a megabyte or more go back to the system once it is freed.
+    """Let every array of a megabyte or more go back to the system once it is freed; few heaps keep the others.
 
     By itself glibc learns to keep such blocks, and what is kept for longer, rows and overlaps of a large image, comes to
     lie between them: over a thousand tiles a worker grew by 400 MB.

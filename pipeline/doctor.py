@@ -142,7 +142,7 @@ def torch_devices() -> Iterator[Finding]:
 
     auto = resolve_precision("auto", "cpu")
     yield Finding(
-        "cpu", "ok", f"a convolution is {bf16_speedup():.1f} times as fast in bf16: --precision auto is {auto}"
+        "cpu", "ok", f"a convolution is {bf16_speedup():.2f} times as fast in bf16: --precision auto is {auto}"
     )
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:

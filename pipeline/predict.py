@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipeline import runs, storage
+from pipeline import runs
 from pipeline.categories import LabelMap, match
 from pipeline.datasets import Dataset
 from pipeline.decode import DecodePolicy
@@ -84,6 +84,8 @@ class PredictReport:
     images: int
     predictions: int
     quarantined: int
+    precision: str
+    """fp32, bf16 or fp16."""
     resumed_shards: int
     """Shards that an earlier attempt had finished."""
     seconds: float
@@ -118,8 +120,8 @@ def prepare(config: PredictConfig) -> Job:
         RunError: the run's name is taken by other settings.
     """
     warehouse = Warehouse(config.warehouse)
-    name, _, version = config.dataset.partition("@")
-    dataset = Dataset.open(warehouse, name, version or None)
+    known, _, version = config.dataset.partition("@")
+    dataset = Dataset.open(warehouse, known, version or None)
     network = resolve(config.network)
     inference = resolve_inference(config.inference, network)
     labels = match(network.labels, dataset.categories)
@@ -142,30 +144,24 @@ def prepare(config: PredictConfig) -> Job:
     asked = RunRecord(warehouse, "asked", dataset.name, dataset.version, settings, len(shards), {})
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
     name = check_name(config.run or f"{plain}-{asked.fingerprint[:8]}", "run")
-    precision = _precision(config, warehouse, name)
-    origin = {"config": _as_resolved(config, dataset, network, precision), "software": _software()}
+    begun = runs.setting(warehouse.run(name), "precision") if config.precision == "auto" else None
+    precision = begun or resolve_precision(config.precision, config.device)
+    resolved = replace(config, run=name, precision=precision)
+    origin = {"config": _as_resolved(resolved, dataset, network), "software": _software()}
     record = runs.begin(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
     device = (precision, config.batch_size, config.threads, config.device, config.compiled)
     stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
 
 
-def _precision(config: PredictConfig, warehouse: Warehouse, run: str) -> str:
-    """What is asked for; auto is what the run was begun with, on whatever machine, else what suits the hardware."""
-    begun = storage.join(warehouse.run(run), "run.json")
-    if config.precision == "auto" and storage.exists(begun):
-        return str(runs.find(warehouse, run).settings["precision"])
-    return resolve_precision(config.precision, config.device)
-
-
-def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network, precision: str) -> dict[str, Any]:
+def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network) -> dict[str, Any]:
     """The configuration that gives the same run from another folder, on another machine, after another ingest."""
     files = set(network.spec.text_options)
     option = tuple(f"{k}={normalise(v) if k in files else v}" for k, v in config.network.options.items())
     labels = config.network.labels and normalise(config.network.labels)
     asked = replace(config.network, model=network.model, option=option, weights=network.weights, labels=labels)
     inference = replace(config.inference, ensemble=tuple(normalise(uri) for uri in config.inference.ensemble))
-    found = replace(config, network=asked, inference=inference, precision=precision)
+    found = replace(config, network=asked, inference=inference)
     return asdict(replace(found, dataset=f"{dataset.name}@{dataset.version}"))
 
 
@@ -206,6 +202,7 @@ def report(job: Job, tally: Tally, begun: float) -> PredictReport:
         images=sum(p.outcomes.rows for p in parts),
         predictions=sum(p.predictions.rows for p in parts),
         quarantined=sum(p.quarantined for p in parts),
+        precision=record.settings["precision"],
         resumed_shards=tally.resumed,
         seconds=figures["seconds"],
         images_per_second=figures["images_per_second"],

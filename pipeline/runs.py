@@ -135,6 +135,12 @@ def begin(record: RunRecord) -> RunRecord:
     return found
 
 
+def setting(folder: str, name: str) -> Any:
+    """A setting of the run whose run.json lies in `folder`; None = no run has been begun there, or it has no such setting."""
+    record = storage.join(folder, "run.json")
+    return read_json(record)["settings"].get(name) if storage.exists(record) else None
+
+
 def difference(there: RunRecord, here: RunRecord) -> str:
     """Lines that show which settings of two runs differ."""
     return differing(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from pipeline.precision import autocast, bf16_speedup, resolve_precision
 
 
 @pytest.fixture(autouse=True)
-def _measured_anew() -> None:
+def _measured_anew() -> Iterator[None]:
+    bf16_speedup.cache_clear()
+    yield
     bf16_speedup.cache_clear()
 
 

@@ -128,7 +128,7 @@ def test_the_same_command_has_nothing_left_to_do(warehouse: str, local: Executor
     assert all_bytes(warehouse) == before
 
 
-def test_a_run_without_a_name_is_named_by_its_fingerprint(warehouse: str, local: Executor) -> None:
+def test_a_run_without_a_name_is_named_by_what_is_asked_for(warehouse: str, local: Executor) -> None:
     first = predict(config(warehouse, run=None), local)
     assert predict(config(warehouse, run=None), local).run == first.run
     assert predict(config(warehouse, run=None, batch_size=2), local).run != first.run
@@ -296,10 +296,11 @@ def test_a_machine_that_would_choose_otherwise_resumes_a_run_without_a_name(
     first = predict(config(warehouse, precision="auto", run=None), local)
     monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
     again = predict(config(warehouse, precision="auto", run=None), local)
-    assert (again.run, again.images) == (first.run, again.resumed_shards and first.images)
+    assert (again.run, again.precision) == (first.run, "fp32")
+    assert again.resumed_shards == 4
     asked = predict(config(warehouse, precision="bf16", run=None), local)
     assert asked.run != first.run
-    assert runs.find(Warehouse(warehouse), asked.run).settings["precision"] == "bf16"
+    assert (asked.precision, asked.resumed_shards) == ("bf16", 0)
 
 
 def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:

@@ -69,7 +69,8 @@ def lines(report: PredictReport) -> list[str]:
     said = [
         f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
         f"@{report.dataset_version}, {report.quarantined} quarantined",
-        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, device waited {report.device_wait:.0%}"
+        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}, "
+        f"device waited {report.device_wait:.0%}"
         + (f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""),
         "  workers' seconds, overlapping: " + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
         f"  {report.uri}",

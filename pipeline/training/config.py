@@ -42,7 +42,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
     """What to train, on what, and how."""
 
     run: str | None = None
-    """Name of the training run; None = the model's name and the fingerprint's first digits."""
+    """Name of the training run; None = the model's name and some digits of what is asked for."""
     split: str | None = None
     """Split to learn from; None = train, or all images of a dataset without splits."""
     val_split: str | None = None

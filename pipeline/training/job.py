@@ -17,7 +17,7 @@ from torch import nn
 import models
 from models.options import Value, coerce
 from models.spec import BACKGROUND, InputRule, ModelSpec
-from pipeline import storage
+from pipeline import runs, storage
 from pipeline.datasets import Dataset
 from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from pipeline.execution import Progress
@@ -29,7 +29,7 @@ from pipeline.training.augment.augmenter import Augmenter
 from pipeline.training.config import TrainConfig
 from pipeline.training.objectives import VOID, criterion
 from pipeline.training.truth import read, readable, select
-from pipeline.warehouse import Warehouse, check_name, read_json
+from pipeline.warehouse import Warehouse, check_name
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),
@@ -59,7 +59,7 @@ class TrainJob:
     left_out: Mapping[str, int]
     """How many annotations and images cannot be learnt from, by reason."""
     precision: str
-    """What `auto` means on these workers, else what was asked for."""
+    """What `auto` means for this run (see `settled`), else what was asked for."""
     best_metric: str
     """The metric of a validation that chooses the best checkpoint."""
     notes: tuple[str, ...]
@@ -188,7 +188,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         left_out,
         config.precision,
         metric,
-        (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *notes.unsuited(config), *faults),
+        (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *faults),
     )
     return settled(named(job))
 
@@ -201,10 +201,9 @@ def named(job: TrainJob) -> TrainJob:
 
 def settled(job: TrainJob) -> TrainJob:
     """Say what auto means: what the run was begun with, on whatever machine, else what suits the hardware."""
-    begun = storage.join(job.folder, "run.json")
-    if job.precision == "auto" and storage.exists(begun):
-        return replace(job, precision=str(read_json(begun)["settings"]["precision"]))
-    return replace(job, precision=resolve_precision(job.precision, job.config.device))
+    begun = runs.setting(job.folder, "precision") if job.precision == "auto" else None
+    precision = begun or resolve_precision(job.precision, job.config.device)
+    return replace(job, precision=precision, notes=(*job.notes, *notes.unsuited(precision, job.config.device)))
 
 
 def _check_model(config: TrainConfig, spec: ModelSpec) -> None:

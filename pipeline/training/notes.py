@@ -84,13 +84,13 @@ def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
     return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
 
 
-def unsuited(config: TrainConfig) -> list[str]:
-    """That the precision asked for is not this machine's."""
-    if config.precision != "bf16" or resolve_precision("auto", config.device) == "bf16":
+def unsuited(precision: str, device: str) -> list[str]:
+    """That the precision is not this machine's."""
+    if precision != "bf16" or resolve_precision("auto", device) == "bf16":
         return []
     return [
-        f"bf16 gains nothing on this {config.device}; emulated it is several times slower than fp32: --precision auto takes "
-        "what is fast"
+        f"bf16 gains little or nothing on this {device}, and where it is emulated it is several times slower than fp32: "
+        "a new run with --precision auto takes what is fast"
     ]
 
 

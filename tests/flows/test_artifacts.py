@@ -17,7 +17,7 @@ from pipeline.predict import PredictReport
 from tests.flows.seen import artifacts, flow_run
 
 REPORT = PredictReport(
-    "unet-1", "shapes", "abc", 8, 21, 1, 2, 4.0, 2.0, 0.1, {}, (), "/w/predictions/dataset=shapes/run=unet-1"
+    "unet-1", "shapes", "abc", 8, 21, 1, "bf16", 2, 4.0, 2.0, 0.1, {}, (), "/w/predictions/dataset=shapes/run=unet-1"
 )
 
 
@@ -64,8 +64,8 @@ def test_categories_are_a_row_each_with_a_column_for_each_metric() -> None:
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({}, r"1 quarantined; 4.0 s, 2.0 images/s, 2 shards were there already"),
-        ({"resumed_shards": 0}, r"1 quarantined; 4.0 s, 2.0 images/s"),
+        ({}, r"1 quarantined; 4.0 s, 2.0 images/s in bf16, 2 shards were there already"),
+        ({"resumed_shards": 0}, r"1 quarantined; 4.0 s, 2.0 images/s in bf16"),
         ({"images_per_second": 0.0}, r"1 quarantined; nothing to do, the run was whole already"),
     ],
 )
