@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -75,6 +75,8 @@ class _Found:
 
 Images = Sequence[tuple[int, Decoded | Postponed]]
 """Images of one padded shape, with their ids."""
+UnderWay = deque[tuple[Images, Future[list[ImageRows] | Exception]]]
+"""Batches that the device has done, and what becomes of their rows."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Predictor:
             stage.batch_size,
         )
         self.upload = Uploader(self.device) if self.device.type == "cuda" and not stage.inference.tile else None
-        self.turn = threading.Lock()
+        self.turn = threading.RLock()
 
     def _loaded(self, network: Network) -> tuple[nn.Module, InputRule]:
         model = load_network(network)
@@ -148,11 +150,14 @@ class Predictor:
         images = [image for image in work.shard.images if image.image_id not in known]
         found = _Found(failures=list(work.failures))
         ahead = Prefetch(self._batches(images, found.clock))
-        try:
-            with self.turn, ThreadPoolExecutor(1, "rows") as behind:
-                self._predict_all(ahead, behind, found)
-        finally:
-            ahead.close()
+        with ThreadPoolExecutor(1, "rows") as behind:
+            try:
+                with self.turn:
+                    under_way = self._predict_all(ahead, behind, found)
+            finally:
+                ahead.close()
+            for batch in under_way:  # the device has the other thread's shard meanwhile
+                self._take(*batch, found)
         if work.probe:
             return ShardReport(None, len(images))
         with found.clock.spent("write"):
@@ -170,9 +175,13 @@ class Predictor:
                 batch.decoded = [_on_its_way(image.decoded(), self.upload) for image in batch.decoded]
             yield batch
 
-    def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> None:
-        """Take batches as they come; the rows of the last ones are made while the device computes the next."""
-        under_way: deque[tuple[Images, Future[list[ImageRows] | Exception]]] = deque()
+    def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> UnderWay:
+        """Take batches as they come; the rows of the last ones are made while the device computes the next.
+
+        Returns:
+            The last batches, whose rows are still to be taken.
+        """
+        under_way: UnderWay = deque()
         for batch in _waited_for(ahead, found.clock):
             if isinstance(batch, Failure):
                 found.failures.append(batch)
@@ -181,14 +190,14 @@ class Predictor:
             outputs = self._outputs(now, found.clock)
             under_way.append((now, behind.submit(self._rows, now, outputs, found.clock)))
             if len(under_way) > ROWS_BEHIND:
+                with found.clock.spent("behind"):
+                    wait([under_way[0][1]])
                 self._take(*under_way.popleft(), found)
-        for images, rows in under_way:
-            self._take(images, rows, found)
+        return under_way
 
     def _take(self, images: Images, future: Future[list[ImageRows] | Exception], found: _Found) -> None:
         """Keep a batch's rows; after an error predict its images one by one, so that the guilty one alone is quarantined."""
-        with found.clock.spent("behind"):
-            rows = future.result()
+        rows = future.result()
         if not isinstance(rows, Exception):
             found.rows.update(zip((image_id for image_id, _ in images), rows, strict=True))
             return
@@ -198,7 +207,9 @@ class Predictor:
                 found.failures.append(self._failure(*image, error))
 
     def _alone(self, image: tuple[int, Decoded | Postponed], found: _Found) -> Exception | None:
-        rows = self._rows([image], self._outputs([image], found.clock), found.clock)
+        with self.turn:
+            outputs = self._outputs([image], found.clock)
+        rows = self._rows([image], outputs, found.clock)
         if isinstance(rows, Exception):
             return rows
         found.rows[image[0]] = rows[0]

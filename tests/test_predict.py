@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from pipeline.decode import Decoded
 from pipeline.errors import ConfigError, RunError
 from pipeline.execution import Executor
 from pipeline.executors import ExecutorConfig, open_executor
+from pipeline.forward import Forward
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
 from pipeline.retry import retry_quarantined
@@ -301,6 +304,28 @@ def test_a_machine_that_would_choose_otherwise_resumes_a_run_without_a_name(
     asked = predict(config(warehouse, precision="bf16", run=None), local)
     assert asked.run != first.run
     assert (asked.precision, asked.resumed_shards) == ("bf16", 0)
+
+
+def test_the_device_has_the_next_shard_while_the_last_ones_rows_are_made(
+    warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, make_rows = Forward.outputs, Forward.rows
+    second = threading.Event()
+
+    def watched(self: Forward, images: list[Decoded]) -> Any:
+        if any(image.pixels[0, 0, 0] > 2 for image in images):
+            second.set()
+        return outputs(self, images)
+
+    def patient(self: Forward, images: list[Decoded], found: Any) -> Any:
+        if not second.wait(20):
+            raise TimeoutError("the device was kept from the second shard")
+        return make_rows(self, images, found)
+
+    monkeypatch.setattr(Forward, "outputs", watched)
+    monkeypatch.setattr(Forward, "rows", patient)
+    report = predict(config(warehouse, shard_size=2), local)
+    assert (report.images, report.quarantined) == (IMAGES, 0)
 
 
 def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:
