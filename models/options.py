@@ -67,6 +67,8 @@ def require(name: str, value: float, low: float, high: float = math.inf) -> None
 
 
 def _convert(model: str, name: str, value: Value, kind: type[Any]) -> Value:
+    if kind not in _EXPECTED:
+        raise ModelError(f"{model}: its builder must annotate option {name} with bool, int, float or str")
     try:
         return _typed(value, kind)
     except (ValueError, KeyError) as error:

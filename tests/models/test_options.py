@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -55,6 +56,14 @@ def test_values_take_the_declared_type(name, given, value):
 def test_a_value_of_another_type_is_refused(name, given, expected):
     with pytest.raises(ModelError, match=f"sample: option {name} is {re.escape(repr(given))}; expected {expected}"):
         coerce(SPEC, {"cfg": "", name: given})
+
+
+def test_an_option_without_a_type_is_told():
+    def build(*, num_classes: int, size=3):
+        return None
+
+    with pytest.raises(ModelError, match="sample: its builder must annotate option size with bool, int, float or str"):
+        coerce(replace(SPEC, build=build, text_options=()), {"size": "4"})
 
 
 def test_an_unknown_option_lists_the_nearest_first():
