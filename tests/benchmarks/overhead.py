@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,18 +43,20 @@ def draw(folder: Path, count: int, distinct: int = 100) -> None:
 def children(pid: int) -> Iterator[int]:
     """The process's descendants."""
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            yield int(child)
-            yield from children(int(child))
+        with suppress(OSError):
+            for child in task.read_text().split():
+                yield int(child)
+                yield from children(int(child))
 
 
 def peaks() -> list[float]:
     """Largest memory so far, in GB, of each living worker."""
     found = []
     for pid in children(os.getpid()):
-        status = Path(f"/proc/{pid}/status").read_text()
-        if "ray::" in status.partition("\n")[0] and "VmHWM:" in status:  # one that ends has none
-            found.append(int(status.partition("VmHWM:")[2].split()[0]) / 1e6)
+        with suppress(OSError):  # it has ended
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "ray::" in status.partition("\n")[0] and "VmHWM:" in status:  # one that ends has none
+                found.append(int(status.partition("VmHWM:")[2].split()[0]) / 1e6)
     return found
 
 

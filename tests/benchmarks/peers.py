@@ -130,11 +130,11 @@ class Detector:
 
 def ray_data(folder: Path, same: bool) -> dict[str, float]:
     """read_images, map_batches with a class on a pool of an actor a core, write_parquet."""
+    begun = time.perf_counter()
     import logging
 
     import ray
 
-    begun = time.perf_counter()
     ray.init(num_cpus=CORES + 1, include_dashboard=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     read = ray.data.read_images(str(folder / "images"), include_paths=True, mode="RGB")

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.datasets import IngestConfig, ingest
 from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.networks import NetworkConfig
+from pipeline.precision import resolve_precision
 from pipeline.predict import PredictConfig, predict
 from tests import images
 from tests.benchmarks import peers
@@ -132,7 +133,7 @@ def by_image(numbers: Any, columns: Iterable[Any]) -> list[np.ndarray]:
     return [np.sort(table[:, numbers == number], axis=1) for number in np.unique(numbers)]
 
 
-def run() -> dict[str, dict[str, Figures]]:
+def run() -> dict[str, Any]:
     """Print both tables."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -143,5 +144,11 @@ def run() -> dict[str, dict[str, Figures]]:
         show("fp32 and channels_last for all", same)
         check_rows(folder)
         defaults = race(folder, DEFAULTS, False)
-        show("everything at its defaults", defaults)
-    return {"same": same, "defaults": defaults}
+        show(f"everything at its defaults (--precision auto is {resolve_precision('auto', 'cpu')})", defaults)
+    return {
+        "images": IMAGES,
+        "rounds": ROUNDS,
+        "auto": resolve_precision("auto", "cpu"),
+        "same": same,
+        "defaults": defaults,
+    }
