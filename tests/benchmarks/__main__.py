@@ -15,7 +15,7 @@ import torch
 
 from pipeline.precision import bf16_speedup
 
-NAMES = ("throughput", "overhead", "evaluation", "scale", "cluster", "masks")
+NAMES = ("throughput", "overhead", "device", "evaluation", "scale", "cluster", "masks")
 """Those run when none is named; `training`, of another command, is run by its name, and the networks' tables by theirs."""
 TARGET = Path("build/benchmarks.json")
 SOFTWARE = ("torch", "torchvision", "ray", "pyarrow", "hotcoco", "pycocotools")

@@ -35,13 +35,15 @@ def class_map() -> tuple[np.ndarray, np.ndarray]:
     return decide(torch.from_numpy(noise * 400).float().softmax(0))
 
 
-def instances(shortest: float, longest: float) -> tuple[np.ndarray, np.ndarray]:
+def instances(
+    shortest: float, longest: float, count: int = COUNT, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, 28, 28) of lobed discs and their boxes (N, 4), xyxy, with sides of these lengths."""
     rng = np.random.default_rng(1)
-    sides = rng.uniform(shortest, longest, (COUNT, 2))
-    corner = rng.uniform(0, np.array([WIDTH, HEIGHT]) - sides)
+    sides = rng.uniform(shortest, longest, (count, 2))
+    corner = rng.uniform(0, np.array(size[::-1]) - sides)
     y, x = np.mgrid[-1:1:28j, -1:1:28j]
-    lobes = [0.3 * np.sin(5 * np.arctan2(y, x) + turn) for turn in rng.uniform(0, 6, COUNT)]
+    lobes = [0.3 * np.sin(5 * np.arctan2(y, x) + turn) for turn in rng.uniform(0, 6, count)]
     drawn = np.stack([1 / (1 + np.exp(8 * (1.4 * (x**2 + y**2) - 1 + lobe))) for lobe in lobes])
     return drawn.astype(np.float32), np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
 
