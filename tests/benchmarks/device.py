@@ -1,8 +1,9 @@
 """How much of its time a device is at work that needs nothing of the CPU: a network that rests for some ms an image.
 
 It stands in for a GPU where there is none: all that fetch, decoding, batches, rows and writing take is overlapped with the
-device's work, or shows here as what is missing to 1. One worker in process, JPEGs of 640x480 and 80 KB; with few boxes an
-image, and with instance masks, whose rows cost the CPU most. The start (plan, network) is left out.
+device's work, or shows here as what is missing to 1; of it some 0.7 ms an image are the floats made of the pixels, which a
+GPU makes itself. One worker in process, JPEGs of 640x480 and 80 KB; with a box an image, and with instance masks, whose
+rows cost the CPU most. The start (plan, network) is left out.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from tests.benchmarks.alone import alone
 from tests.benchmarks.overhead import draw
 
 MODEL = "tests.benchmarks.models:RESTING"
-IMAGES, ROUNDS = 640, 3
-CASES = ((3, 0), (10, 0), (10, 20), (30, 100))
+IMAGES, ROUNDS = 384, 3
+CASES = ((3, 0), (10, 20), (30, 100))
 """Milliseconds of the device and instance masks, of each image."""
 
 
