@@ -100,7 +100,7 @@ class PredictStage:
 
 
 class Predictor:
-    """Holds the loaded network. Two threads may call it: one computes while the other's images are fetched."""
+    """Holds the loaded network. Two threads may call it: one computes while the other fetches, or makes its last rows."""
 
     def __init__(self, stage: PredictStage) -> None:
         self.stage = stage
@@ -176,11 +176,7 @@ class Predictor:
             yield batch
 
     def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> UnderWay:
-        """Take batches as they come; the rows of the last ones are made while the device computes the next.
-
-        Returns:
-            The last batches, whose rows are still to be taken.
-        """
+        """Take batches as they come, and give back the last ones: their rows are made while the device computes the next."""
         under_way: UnderWay = deque()
         for batch in _waited_for(ahead, found.clock):
             if isinstance(batch, Failure):
@@ -201,15 +197,14 @@ class Predictor:
         if not isinstance(rows, Exception):
             found.rows.update(zip((image_id for image_id, _ in images), rows, strict=True))
             return
-        for image in images:
-            error = self._alone(image, found) if len(images) > 1 and not _is_of_the_device(rows) else rows
-            if error is not None:
-                found.failures.append(self._failure(*image, error))
+        with self.turn:
+            for image in images:
+                error = self._alone(image, found) if len(images) > 1 and not _is_of_the_device(rows) else rows
+                if error is not None:
+                    found.failures.append(self._failure(*image, error))
 
     def _alone(self, image: tuple[int, Decoded | Postponed], found: _Found) -> Exception | None:
-        with self.turn:
-            outputs = self._outputs([image], found.clock)
-        rows = self._rows([image], outputs, found.clock)
+        rows = self._rows([image], self._outputs([image], found.clock), found.clock)
         if isinstance(rows, Exception):
             return rows
         found.rows[image[0]] = rows[0]

@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks of prediction, or those named, and print their tables, and into `build/benchmarks.json`."""
+"""`make bench`: run the benchmarks of prediction, or those named; print tables, and write `build/benchmarks.json`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CASES = ((3, 0), (10, 20), (30, 100))
 
 
 def at_work(warehouse: str, milliseconds: int, masks: int) -> dict[str, float]:
-    """Share of the time from the first shard's end to the last one's, and of the waits for images and for rows."""
+    """Images a second and the device's share from the second shard's end to the last one's; shares of its waits in all."""
     ends: list[tuple[float, int]] = []
     option = (f"seconds={milliseconds / 1000}", f"masks={masks}")
     network = NetworkConfig(model=MODEL, weights="random", option=option)
@@ -35,7 +35,7 @@ def at_work(warehouse: str, milliseconds: int, masks: int) -> dict[str, float]:
     asked = PredictConfig("photos", network=network, run=run, precision="fp32", warehouse=warehouse)
     with open_executor() as here:
         report = predict(asked, here, lambda p: ends.append((time.perf_counter(), p.done)))
-    (first, some), (last, every) = ends[1], ends[-1]
+    (first, some), (last, every) = ends[2], ends[-1]
     stages, there = report.stages, sum(report.stages[name] for name in ("wait", "forward", "behind"))
     return {
         "images/s": (every - some) / (last - first),

@@ -131,11 +131,9 @@ class Detector:
 def ray_data(folder: Path, same: bool) -> dict[str, float]:
     """read_images, map_batches with a class on a pool of an actor a core, write_parquet."""
     begun = time.perf_counter()
-    import logging
-
     import ray
 
-    ray.init(num_cpus=CORES + 1, include_dashboard=False, logging_level=logging.ERROR)
+    ray.init(num_cpus=CORES + 1, include_dashboard=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     read = ray.data.read_images(str(folder / "images"), include_paths=True, mode="RGB")
     found = read.map_batches(
@@ -146,7 +144,9 @@ def ray_data(folder: Path, same: bool) -> dict[str, float]:
         num_cpus=1,
     )
     found.write_parquet(str(folder / f"{'rows' if same else 'default'}-ray-data-{os.getpid()}"))
-    return {"with start": len(photos(folder)) / (time.perf_counter() - begun)}
+    seconds = time.perf_counter() - begun
+    ray.shutdown()
+    return {"with start": len(photos(folder)) / seconds}
 
 
 def as_dicts(number: int, found: dict[str, Tensor]) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def draw(folder: Path) -> None:
 
 
 def shardlens(folder: Path, precision: str, kind: str) -> Figures:
-    """Ours on one worker a core: steady (from the third shard's end to the last), and from the command's start."""
+    """Ours on one worker a core: steady (from the third shard's end to the last), and from before Ray's start."""
     begun = time.perf_counter()
     warehouse = str(folder / "warehouse")
     network = NetworkConfig(model=MODEL, weights=str(folder / peers.WEIGHTS), score_threshold=0.0)
