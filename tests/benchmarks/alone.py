@@ -1,4 +1,4 @@
-"""A measurement in a process of its own: its memory, threads and Ray are its own, and nothing but imports came before it."""
+"""A measurement in a process of its own: its threads and its Ray are its own, and nothing but imports came before it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ PRELOADED = ["torch", "torchvision", "pipeline.datasets", "pipeline.evaluate", "
 """Imported once, in the process that the others are forks of; Ray is not, whose import belongs to a start."""
 
 
-def alone(measure: Callable[..., Figures], *arguments: Any) -> Figures:
-    """What `measure(*arguments)` gives there; both have to be pickled, and what it prints is shown only if it fails."""
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(PRELOADED)
+def alone(measure: Callable[..., Figures], *arguments: Any, forked: bool = True) -> Figures:
+    """What `measure(*arguments)` gives there; both have to be pickled, and what it prints is shown only if it fails.
+
+    A fork starts sooner, but the libraries' pages that it shares are none of its memory: what measures that is not forked.
+    """
+    context = multiprocessing.get_context("forkserver" if forked else "spawn")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder, "said")
         said.touch()
         try:
-            with ProcessPoolExecutor(1, mp_context=forks) as process:
+            with ProcessPoolExecutor(1, mp_context=context) as process:
                 return process.submit(_quietly, said, measure, *arguments).result()
         except Exception as error:
             error.add_note(said.read_text()[-2000:])

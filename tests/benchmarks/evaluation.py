@@ -46,7 +46,7 @@ def run() -> dict[str, dict[str, float]]:
             alone(synthetic.make, folder, task, *sizes)
             for turn in range(ROUNDS):
                 for engine in list(rounds)[:: -1 if turn % 2 else 1]:
-                    rounds[engine].append(alone(score, folder, engine))
+                    rounds[engine].append(alone(score, folder, engine, forked=False))
         fast, slow = ({k: statistics.median(r[k] for r in each) for k in each[0]} for each in rounds.values())
         assert {k: v for k, v in fast.items() if " " in k} == {k: v for k, v in slow.items() if " " in k}
         print(f"\n{task}: {sizes[0]:,} images, {sizes[1]:,} objects, {sizes[2]:,} predictions, median of {ROUNDS}")

@@ -90,7 +90,7 @@ def run() -> dict[str, dict[str, float]]:
             draw(Path(place) / str(count), count)
         for turn in range(ROUNDS):
             for count in COUNTS[:: -1 if turn % 2 else 1]:
-                rounds[count].append(alone(measure, str(Path(place) / str(count))))
+                rounds[count].append(alone(measure, str(Path(place) / str(count)), forked=False))
     found = {
         str(count): {name: statistics.median(each[name] for each in some) for name in some[0]}
         for count, some in rounds.items()

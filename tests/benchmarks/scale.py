@@ -135,7 +135,7 @@ def run() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         dataset(f"{folder}/wide", IMAGES)
         fill(f"{folder}/wide", IMAGES, SHARDS, IMAGES)
-        found = alone(drive, f"{folder}/wide")
+        found = alone(drive, f"{folder}/wide", forked=False)
         dataset(f"{folder}/deep", PARTS * 100)
         fill(f"{folder}/deep", PARTS * 100, PARTS, ROWS)
         found |= alone(ask, f"{folder}/deep")
