@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.executors import open_executor
-from tests.benchmarks import synthetic
 from tests.benchmarks.alone import alone
 
 SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}
@@ -39,6 +38,8 @@ def score(warehouse: str, engine: str) -> dict[str, float]:
 
 def run() -> dict[str, dict[str, float]]:
     """Print both engines' times."""
+    from tests.benchmarks import synthetic  # which brings torch: no memory of what is measured
+
     found = {}
     for task, sizes in SIZES.items():
         rounds: dict[str, list[dict[str, float]]] = {"hotcoco": [], "pycocotools": []}
