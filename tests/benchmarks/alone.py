@@ -33,6 +33,12 @@ def alone(measure: Callable[..., Figures], *arguments: Any, forked: bool = True)
             raise
 
 
+def peak(pid: int | str = "self") -> float:
+    """Largest memory of a living process so far, in GB; 0 of one that is ending. `getrusage` would add its parent's."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e6 if "VmHWM:" in status else 0.0
+
+
 def _quietly(said: Path, measure: Callable[..., Figures], *arguments: Any) -> Figures:
     with said.open("a") as sink:
         os.dup2(sink.fileno(), 1)

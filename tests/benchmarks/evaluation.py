@@ -5,7 +5,6 @@ pycocotools' engine stands behind the same reader, so that the two differ in the
 
 from __future__ import annotations
 
-import resource
 import shutil
 import statistics
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from pipeline.evaluate import EvaluateConfig, evaluate
 from pipeline.executors import open_executor
-from tests.benchmarks.alone import alone
+from tests.benchmarks.alone import alone, peak
 
 SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}
 """Images, objects of the truth, predictions."""
@@ -33,7 +32,7 @@ def score(warehouse: str, engine: str) -> dict[str, float]:
         for task, metric, value in found.summary()
         if metric in {"AP", "AR100"} and value is not None
     }
-    return {"seconds": seconds, "GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, **means}
+    return {"seconds": seconds, "GB": peak(), **means}
 
 
 def run() -> dict[str, dict[str, float]]:

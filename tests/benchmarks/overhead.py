@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pipeline.executors import ExecutorConfig, open_executor
 from pipeline.networks import NetworkConfig
 from pipeline.predict import PredictConfig, predict
 from tests import images
-from tests.benchmarks.alone import alone
+from tests.benchmarks.alone import alone, peak
 
 MODEL = "tests.benchmarks.models:NOTHING"
 COUNTS = (2_000, 10_000)
@@ -54,9 +53,8 @@ def peaks() -> list[float]:
     found = []
     for pid in children(os.getpid()):
         with suppress(OSError):  # it has ended
-            status = Path(f"/proc/{pid}/status").read_text()
-            if "ray::" in status.partition("\n")[0] and "VmHWM:" in status:  # one that ends has none
-                found.append(int(status.partition("VmHWM:")[2].split()[0]) / 1e6)
+            if Path(f"/proc/{pid}/comm").read_text().startswith("ray::"):
+                found.append(peak(pid))
     return found
 
 
@@ -78,8 +76,7 @@ def measure(folder: str) -> dict[str, float]:
         with open_executor(ExecutorConfig(kind="ray", workers=f"{WORKERS}:{WORKERS}")) as executor:
             predict(asked, executor, listen)
     (first, some), (last, every) = seen[len(seen) // 2], seen[-1]
-    driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"images/s": (every - some) / (last - first), "driver GB": driver, "worker GB": max(memory)}
+    return {"images/s": (every - some) / (last - first), "driver GB": peak(), "worker GB": max(memory)}
 
 
 def run() -> dict[str, dict[str, float]]:

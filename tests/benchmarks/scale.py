@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pipeline.predict import PredictConfig, prepare
 from pipeline.query import query
 from pipeline.runs import ShardParts
 from pipeline.warehouse import Warehouse
-from tests.benchmarks.alone import alone
+from tests.benchmarks.alone import alone, peak
 
 MODEL = "tests.benchmarks.models:NOTHING"
 IMAGES, SHARDS = 1_000_000, 10_000
@@ -115,7 +114,7 @@ def drive(warehouse: str) -> dict[str, float]:
     parts: dict[int, ShardParts] = timed("resume check", found, lambda: runs.present(job.record))
     assert len(parts) == SHARDS
     timed("commit", found, lambda: runs.commit(job.record, parts.values(), {}), rounds=1)
-    found["driver GB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    found["driver GB"] = round(peak(), 2)
     return found
 
 
