@@ -11,6 +11,7 @@
 - `shards`, `fetch`, `colours`, `png`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of
   pixels, on a GPU or not
 - `weights`, `networks`, `categories`, `precision`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
+- `allocator`, `compilation`: what a worker sets before it begins: its memory, `--compile`
 - `segmenter`, `tiles`, `merging`, `spans`, `postprocess`: within `forward`: class maps, large images, regions
 - `runs`, `predict`, `tally`, `poison`, `retry`: whole or not there: commit, resume, quarantine
 - `metrics`, `evaluate`: mergeable partials, then the score

@@ -144,11 +144,6 @@ def run() -> dict[str, Any]:
         show("fp32 and channels_last for all", same)
         check_rows(folder)
         defaults = race(folder, DEFAULTS, False)
-        show(f"everything at its defaults (--precision auto is {resolve_precision('auto', 'cpu')})", defaults)
-    return {
-        "images": IMAGES,
-        "rounds": ROUNDS,
-        "auto": resolve_precision("auto", "cpu"),
-        "same": same,
-        "defaults": defaults,
-    }
+        auto = resolve_precision("auto", "cpu")
+        show(f"everything at its defaults (--precision auto is {auto})", defaults)
+    return {"images": IMAGES, "rounds": ROUNDS, "auto": auto, "same": same, "defaults": defaults}
