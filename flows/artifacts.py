@@ -22,14 +22,14 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
-from pipeline import storage
-from pipeline.annotations.problems import KINDS
-from pipeline.datasets import IngestReport
-from pipeline.evaluate import Evaluation
-from pipeline.execution import Progress, ProgressListener, no_progress
-from pipeline.predict import PredictReport
-from pipeline.train import TrainReport
-from pipeline.warehouse import Warehouse, read_json
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations.problems import KINDS
+from shardlens.pipeline.evaluate import Evaluation
+from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
+from shardlens.pipeline.ingest import IngestReport
+from shardlens.pipeline.predict import PredictReport
+from shardlens.pipeline.train import TrainReport
+from shardlens.pipeline.warehouse.layout import Warehouse, read_json
 
 
 def key(kind: str, name: str) -> str:

@@ -10,17 +10,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.artifacts import watched_by
-from flows.inference import Inference, dataset_inference
-from flows.shapes import draw_dataset
-from flows.stages import ingest
-from pipeline.cli.console import Output, print_table, progress_bars
-from pipeline.datasets import IngestConfig
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.predict import PredictConfig
-from pipeline.query import query
-from pipeline.render import render
-from pipeline.train import TrainConfig
+from shardlens.flows.artifacts import watched_by
+from shardlens.flows.inference import Inference, dataset_inference
+from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.stages import ingest
+from shardlens.pipeline.cli.console import Output, print_table, progress_bars
+from shardlens.pipeline.cli.render import render
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig
+from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.query import query
+from shardlens.pipeline.train import TrainConfig
 
 IMAGES = {"train": 200, "val": 60}
 WORKERS = ExecutorConfig(kind="ray", workers="2:2")

@@ -8,19 +8,20 @@ from typing import Annotated, TypeVar
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from flows import tasks
-from flows.forms import Form
-from flows.patience import Patience
-from flows.stages import Trying, Workers
-from pipeline import storage
-from pipeline.datasets import Dataset, IngestConfig
-from pipeline.errors import ConfigError
-from pipeline.evaluate import EvaluateConfig, Evaluation
-from pipeline.executors import ExecutorConfig
-from pipeline.networks import CHECKPOINT
-from pipeline.predict import PredictConfig, PredictReport
-from pipeline.train import TrainConfig
-from pipeline.warehouse import Warehouse
+from shardlens.flows import tasks
+from shardlens.flows.forms import Form
+from shardlens.flows.patience import Patience
+from shardlens.flows.stages import Trying, Workers
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.ingest import IngestConfig
+from shardlens.pipeline.networks.checkpoints import CHECKPOINT
+from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.train import TrainConfig
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 DEFAULT_WAREHOUSE = PredictConfig.warehouse
 Placed = TypeVar("Placed", IngestConfig, TrainConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.errors import ShardlensError
+from shardlens.pipeline.errors import ShardlensError
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 

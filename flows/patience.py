@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 
-from pipeline.errors import (
+from shardlens.pipeline.errors import (
     AccessDeniedError,
     ConfigError,
     DatasetError,

@@ -19,20 +19,20 @@ from prefect.runner import Runner
 from prefect.schedules import Cron
 from prefect.types.entrypoint import EntrypointType
 
-from flows.forms import given
-from flows.inference import dataset_inference
-from flows.patience import Patience
-from flows.server import prefect_server
-from pipeline import storage
-from pipeline.categories import match
-from pipeline.cli.console import Flat
-from pipeline.datasets import Dataset
-from pipeline.errors import ConfigError
-from pipeline.executors import ExecutorConfig
-from pipeline.networks import Network, resolve
-from pipeline.predict import PredictConfig
-from pipeline.refresh import sources
-from pipeline.warehouse import Warehouse, check_name
+from shardlens.flows.forms import given
+from shardlens.flows.inference import dataset_inference
+from shardlens.flows.patience import Patience
+from shardlens.flows.server import prefect_server
+from shardlens.pipeline import storage
+from shardlens.pipeline.cli.console import Flat
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.ingest import sources
+from shardlens.pipeline.networks.labels import match
+from shardlens.pipeline.networks.resolve import Network, resolve
+from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse, check_name
 
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """While a run is under way the schedule's next one is left out; the one after it finds what it would have found."""
@@ -192,6 +192,6 @@ def _absolute(place: str | None) -> str | None:
 
 
 if __name__ == "__main__":
-    from pipeline.cli import run
+    from shardlens.pipeline.cli import run
 
-    run(App(name="flows.serve", default_command=serve))
+    run(App(name="shardlens.flows.serve", default_command=serve))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.errors import ConfigError, ExecutionError
+from shardlens.pipeline.errors import ConfigError, ExecutionError
 
 HOST = "127.0.0.1"
 PORT = 4200
@@ -46,7 +46,7 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
         return
     port = _free_port(port)
     url = f"http://{HOST}:{port}/api"
-    command = [sys.executable, "-m", "flows.server", str(port)]
+    command = [sys.executable, "-m", "shardlens.flows.server", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             _wait(process, url)

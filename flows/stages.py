@@ -1,4 +1,4 @@
-"""The stages as flows of their own, each of its one task; `flows.inference` puts them in a row."""
+"""The stages as flows of their own, each of its one task; `shardlens.flows.inference` puts them in a row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated
 
 from prefect import flow
 
-from flows import logs, tasks
-from flows.forms import Form
-from flows.patience import Patience
-from pipeline.datasets import IngestConfig, IngestReport
-from pipeline.evaluate import EvaluateConfig, Evaluation
-from pipeline.executors import ExecutorConfig
-from pipeline.predict import PredictConfig, PredictReport
-from pipeline.train import TrainConfig, TrainReport
+from shardlens.flows import logs, tasks
+from shardlens.flows.forms import Form
+from shardlens.flows.patience import Patience
+from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.ingest import IngestConfig, IngestReport
+from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.train import TrainConfig, TrainReport
 
 logs.leave_out_tracebacks()
 

@@ -8,27 +8,37 @@ from dataclasses import replace
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import ProgressArtifacts, mean_rows, run_line, show_checkpoint, show_ingest, show_metrics, show_run
-from flows.patience import may_pass
-from pipeline import datasets, refresh, runs
-from pipeline import evaluate as evaluation
-from pipeline import predict as prediction
-from pipeline import train as training
-from pipeline.datasets import IngestConfig, IngestReport
-from pipeline.evaluate import EvaluateConfig, Evaluation
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.predict import PredictConfig, PredictReport
-from pipeline.train import TrainConfig, TrainReport
-from pipeline.training.job import TrainJob, prepare
-from pipeline.training.stepper import fitting
-from pipeline.warehouse import Warehouse
+from shardlens.flows.artifacts import (
+    ProgressArtifacts,
+    mean_rows,
+    run_line,
+    show_checkpoint,
+    show_ingest,
+    show_metrics,
+    show_run,
+)
+from shardlens.flows.patience import may_pass
+from shardlens.pipeline import evaluate as evaluation
+from shardlens.pipeline import ingest as ingestion
+from shardlens.pipeline import predict as prediction
+from shardlens.pipeline import train as training
+from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, IngestReport
+from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.train import TrainConfig, TrainReport
+from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.stepper import fitting
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 
 @task(task_run_name="ingest {config.name}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
 def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
     """Take images and annotations into the warehouse as a dataset."""
     with open_executor(executor) as workers:
-        report = datasets.ingest(config, workers, ProgressArtifacts(config.name))
+        report = ingestion.ingest(config, workers, ProgressArtifacts(config.name))
     _tell([report])
     return report
 
@@ -43,7 +53,7 @@ def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
 def ingest_again(warehouse: str, dataset: str, executor: ExecutorConfig) -> list[IngestReport]:
     """Take a dataset in again from where it came from; where nothing changed, its version stays."""
     with open_executor(executor) as workers:
-        reports = refresh.refresh(warehouse, dataset, workers, ProgressArtifacts(dataset))
+        reports = ingestion.refresh(warehouse, dataset, workers, ProgressArtifacts(dataset))
     _tell(reports)
     return reports
 

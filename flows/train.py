@@ -7,15 +7,15 @@ from typing import Annotated
 
 from prefect import flow, get_run_logger
 
-from flows import logs, tasks
-from flows.forms import Form
-from flows.patience import Patience
-from flows.stages import Trying, Workers
-from pipeline.evaluate import EvaluateConfig, Evaluation
-from pipeline.executors import ExecutorConfig
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, PredictReport
-from pipeline.train import TrainConfig, TrainReport
+from shardlens.flows import logs, tasks
+from shardlens.flows.forms import Form
+from shardlens.flows.patience import Patience
+from shardlens.flows.stages import Trying, Workers
+from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.train import TrainConfig, TrainReport
 
 logs.leave_out_tracebacks()
 

@@ -15,5 +15,5 @@ __all__ = ["MODELS", "build", "find"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("models.zoo"), name)
-    raise AttributeError(f"module 'models' has no attribute {name!r}; it has {', '.join(__all__)}")
+        return getattr(import_module("shardlens.models.zoo"), name)
+    raise AttributeError(f"module 'shardlens.models' has no attribute {name!r}; it has {', '.join(__all__)}")

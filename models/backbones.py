@@ -13,9 +13,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops.misc import Conv2dNormActivation
 
-from models.errors import ModelError
-from models.norms import keeping_up
-from models.options import nearest
+from shardlens.models.errors import ModelError
+from shardlens.models.norms import keeping_up
+from shardlens.models.options import nearest
 
 _RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.spec import InputRule
+from shardlens.models.errors import ModelError
+from shardlens.models.spec import InputRule
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from models.errors import ModelError
-from models.spec import ModelSpec
+from shardlens.models.errors import ModelError
+from shardlens.models.spec import ModelSpec
 
 Value = str | int | float | bool
 

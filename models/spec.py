@@ -19,7 +19,7 @@ class InputRule:
     """How an image's size becomes the model's input size, from the image and the model alone.
 
     Detection and instance models resize and normalise inside; for them the rule only foretells the padded shape, so
-    that images of one padded shape can share a batch. For semantic models `models.inputs` applies it.
+    that images of one padded shape can share a batch. For semantic models `shardlens.models.inputs` applies it.
     """
 
     fixed: tuple[int, int] | None = None

@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model_builder, get_model_weights
 
-from models.norms import keeping_up, steady
-from models.options import require
-from models.spec import InputRule, ModelSpec, Published, Task
+from shardlens.models.norms import keeping_up, steady
+from shardlens.models.options import require
+from shardlens.models.spec import InputRule, ModelSpec, Published, Task
 
 _ARXIV = "https://arxiv.org/abs/"
 _ORIGINAL_NORM = {"norm_eps": 0.0}

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from models import torchvision_zoo
-from models.darknet import zoo as darknet
-from models.detection import zoo as detection
-from models.errors import ModelError
-from models.options import Value, coerce, nearest
-from models.segmentation import zoo as segmentation
-from models.spec import InputRule, ModelSpec
+from shardlens.models import torchvision_zoo
+from shardlens.models.darknet import zoo as darknet
+from shardlens.models.detection import zoo as detection
+from shardlens.models.errors import ModelError
+from shardlens.models.options import Value, coerce, nearest
+from shardlens.models.segmentation import zoo as segmentation
+from shardlens.models.spec import InputRule, ModelSpec
 
 VOC_LABELS = 21
 """Of Pascal VOC, the background's included."""
@@ -53,7 +53,7 @@ def _imported(name: str) -> ModelSpec:
             f"no model at {name!r} ({error}); expected package.module:SPEC, importable on every worker"
         ) from None
     if not isinstance(spec, ModelSpec):
-        raise ModelError(f"{name!r} is a {type(spec).__name__}; expected a models.spec.ModelSpec")
+        raise ModelError(f"{name!r} is a {type(spec).__name__}; expected a shardlens.models.spec.ModelSpec")
     return spec
 
 
@@ -75,7 +75,7 @@ def build(
     if spec.score_option is not None and score_threshold is not None:
         given[spec.score_option] = score_threshold
     model = spec.build(num_classes=num_classes, **coerce(spec, given))
-    cast(Any, model).num_classes = num_classes  # what `models.mismatch` compares a file's head with
+    cast(Any, model).num_classes = num_classes  # what `shardlens.models.mismatch` compares a file's head with
     return model
 
 

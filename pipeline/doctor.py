@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter
 from packaging.requirements import Requirement
 
-from pipeline import sizing, storage
-from pipeline.errors import ShardlensError, StorageError
-from pipeline.execution import Lost
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.warehouse import Warehouse, WarehouseRoot
+from shardlens.pipeline import benchmark, storage
+from shardlens.pipeline.errors import ShardlensError, StorageError
+from shardlens.pipeline.executors.base import ExecutorConfig, Lost
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
 
 State = Literal["ok", "warn", "fail"]
 ANSWER_S = 5.0
@@ -71,21 +71,19 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
 
 def bench(config: DoctorConfig) -> Iterator[Finding]:
     """The constants of the stage model that the README sizes a cluster with."""
-    yield Finding("decode", "ok", f"{sizing.decoding() * 1e3:.1f} ms of a core per megapixel of JPEG")
+    yield Finding("decode", "ok", f"{benchmark.decoding() * 1e3:.1f} ms of a core per megapixel of JPEG")
     try:
-        objects, megabytes = sizing.fetching(_existing(storage.normalise(config.warehouse)))
-        read = (
-            f"one worker reads {objects:.0f} objects of {sizing.OBJECT_BYTES // 1000} KB a second, {megabytes:.0f} MB/s"
-        )
+        objects, megabytes = benchmark.fetching(_existing(storage.normalise(config.warehouse)))
+        read = f"one worker reads {objects:.0f} objects of {benchmark.OBJECT_BYTES // 1000} KB a second, {megabytes:.0f} MB/s"
         yield Finding("fetch", "ok", read)
-        yield Finding("rows", "ok", f"{sizing.writing_rows():.1f} s of a core per million rows of Parquet")
+        yield Finding("rows", "ok", f"{benchmark.writing_rows():.1f} s of a core per million rows of Parquet")
         if config.ray:
             begun = time.perf_counter()
             with open_executor(ExecutorConfig(kind="ray", workers="1:1", address=config.address)) as workers:
                 ready = time.perf_counter() - begun
-                first, rate = sizing.dealing(workers)
+                first, rate = benchmark.dealing(workers)
             yield Finding("start", "ok", f"Ray in {ready:.1f} s, its first worker in {first:.1f} s more")
-            said = f"{rate:.0f} shards of {sizing.SHARD_IMAGES} images a second are dealt to workers and taken back"
+            said = f"{rate:.0f} shards of {benchmark.SHARD_IMAGES} images a second are dealt to workers and taken back"
             yield Finding("deal", "ok", said)
     except ShardlensError as error:
         yield Finding("bench", "fail", str(error))
@@ -138,7 +136,7 @@ def torch_devices() -> Iterator[Finding]:
         )
         return
     yield Finding("torch", "ok", f"{torch.__version__}, torchvision {version('torchvision')}")
-    from pipeline.precision import bf16_speedup, resolve_precision
+    from shardlens.pipeline.networks.precision import bf16_speedup, resolve_precision
 
     auto = resolve_precision("auto", "cpu")
     yield Finding(

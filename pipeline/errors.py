@@ -1,8 +1,8 @@
-"""The tree of errors that Shardlens explains to its users; its root and the models' branch stand in `models.errors`."""
+"""The tree of errors that Shardlens explains to its users; its root and the models' branch stand in `shardlens.models.errors`."""
 
 from __future__ import annotations
 
-from models.errors import ModelError, ShardlensError, WeightsError
+from shardlens.models.errors import ModelError, ShardlensError, WeightsError
 
 __all__ = [
     "AccessDeniedError",

@@ -15,30 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import runs, storage, tables
-from pipeline.datasets import Dataset
-from pipeline.errors import DatasetError, RunError
-from pipeline.execution import Executor, ProgressListener, no_progress
-from pipeline.metrics import coco, panoptic, semantic
-from pipeline.metrics.coco import CocoScore
-from pipeline.metrics.collect import Partial, collect, image_ids
-from pipeline.metrics.deal import Deal, deal
-from pipeline.metrics.engines import find_engine
-from pipeline.metrics.panoptic import PanopticScore
-from pipeline.metrics.semantic import SemanticScore
-from pipeline.metrics.stage import EvaluateStage
-from pipeline.runs import RunRecord
-from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
-
-Score = CocoScore | SemanticScore | PanopticScore
-
-EXPECTED = {
-    "detection": ("bbox",),
-    "instance": ("bbox", "segm"),
-    "semantic": ("semantic",),
-    "panoptic": ("segm", "semantic", "panoptic"),
-}
-"""What a model's task is scored by, even if it predicted nothing."""
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import DatasetError, RunError
+from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.metrics.collect import Partial, collect, image_ids
+from shardlens.pipeline.metrics.deal import Deal, deal
+from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics.stage import EvaluateStage
+from shardlens.pipeline.metrics.tasks import EXPECTED, Score, merge, scorable
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
+from shardlens.pipeline.warehouse.runs import RunRecord
 
 
 @dataclass(frozen=True)
@@ -133,29 +121,11 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
     return tasks
 
 
-def scorable(wanted: Sequence[str], annotations: pa.Table) -> tuple[str, ...]:
-    """Those of the `wanted` tasks that the truth has what they need of."""
-    kinds = set(annotations["kind"].unique().to_pylist())
-    pixels = {"instance", "region"}
-    needs = {"bbox": {"box", "instance"}, "segm": {"instance"}, "semantic": pixels, "panoptic": pixels}
-    return tuple(task for task in wanted if needs[task] & kinds)
-
-
 def _expected(record: RunRecord) -> tuple[str, ...]:
     """What the run's model is scored by; of a semantic one also the objects that its connected parts were taken for."""
     tasks = EXPECTED.get(str(record.settings.get("task")), ())
     objects = (record.settings.get("post_processing") or {}).get("components")
     return (*tasks, "segm") if objects else tasks
-
-
-def merge(task: str, parts: Sequence[Partial], categories: int, engine: str) -> Score:
-    """The score of a task over all shards, from their partials in any order."""
-    found = [part[task] for part in parts]
-    if task == "semantic":
-        return semantic.merge(found, categories)
-    if task == "panoptic":
-        return panoptic.merge(found, categories)
-    return coco.merge("segm" if task == "segm" else "bbox", found, categories, find_engine(engine))
 
 
 def _scores(record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], categories: int) -> dict[str, Score]:

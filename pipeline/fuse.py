@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from cyclopts import Parameter
 
-from models.boxes.fusion import Found, weighted_box_fusion
-from pipeline import runs, storage, tables
-from pipeline.errors import ConfigError, RunError
-from pipeline.execution import Progress, ProgressListener, no_progress
-from pipeline.runs import RunRecord, ShardParts
-from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
+from shardlens.models.boxes.fusion import Found, weighted_box_fusion
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
+from shardlens.pipeline.warehouse.runs import RunRecord, ShardParts
 
 COLUMNS = ("image_id", "category_id", "category", "score", "bbox")
 _SIDES = ("x", "y", "width", "height")

@@ -10,22 +10,23 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipeline import runs
-from pipeline.categories import LabelMap, match
-from pipeline.datasets import Dataset
-from pipeline.decode import DecodePolicy
-from pipeline.errors import ConfigError
-from pipeline.execution import Executor, ProgressListener, no_progress
-from pipeline.inference import InferenceConfig, resolve_inference
-from pipeline.networks import Network, NetworkConfig, resolve
-from pipeline.precision import PRECISIONS, resolve_precision
-from pipeline.predictor import PredictStage, ShardWork
-from pipeline.runs import RunRecord
-from pipeline.shards import Plan, plan
-from pipeline.tables import digest
-from pipeline.tally import Tally, check_quarantined
-from pipeline.uris import normalise
-from pipeline.warehouse import Warehouse, WarehouseRoot, check_name
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.images.decode import DecodePolicy
+from shardlens.pipeline.images.shards import Plan, plan
+from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
+from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
+from shardlens.pipeline.inference.shard_work import ShardWork
+from shardlens.pipeline.inference.worker import PredictStage
+from shardlens.pipeline.networks.labels import LabelMap, match
+from shardlens.pipeline.networks.precision import PRECISIONS, resolve_precision
+from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
+from shardlens.pipeline.storage.uris import normalise
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
+from shardlens.pipeline.warehouse.runs import RunRecord
+from shardlens.pipeline.warehouse.tables import digest
 
 
 @dataclass(frozen=True)

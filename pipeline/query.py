@@ -14,14 +14,13 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection, StatementType
 
-from pipeline import storage
-from pipeline.errors import QueryError
-from pipeline.render import render
-from pipeline.view_files import PROTOCOL, CommittedFiles
-from pipeline.views import VIEWS, View, snapshot
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import QueryError
+from shardlens.pipeline.sql.committed_files import PROTOCOL, CommittedFiles
+from shardlens.pipeline.sql.views import VIEWS, View, snapshot
+from shardlens.pipeline.warehouse.layout import Warehouse
 
-__all__ = ["connect", "query", "render"]
+__all__ = ["connect", "query"]
 
 READING = {StatementType.SELECT, StatementType.EXPLAIN, StatementType.MULTI}
 """Kinds of statement that `query` takes; MULTI is what PIVOT becomes."""

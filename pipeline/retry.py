@@ -8,16 +8,17 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipeline import runs, storage, tables
-from pipeline.errors import RunError
-from pipeline.execution import Executor, ProgressListener, no_progress
-from pipeline.inference import InferenceConfig
-from pipeline.networks import NetworkConfig
-from pipeline.predict import Job, PredictConfig, PredictReport, prepare, report
-from pipeline.predictor import ShardWork
-from pipeline.runs import ShardParts
-from pipeline.tally import Tally, check_quarantined
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.inference.options import InferenceConfig
+from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
+from shardlens.pipeline.inference.shard_work import ShardWork
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import Job, PredictConfig, PredictReport, prepare, report
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.runs import ShardParts
 
 
 def retry_quarantined(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-from pipeline import storage
-from pipeline.errors import ShardlensError, StorageError
-from pipeline.execution import ProgressListener, no_progress
-from pipeline.networks import CHECKPOINT
-from pipeline.training import curves, records, scores
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import TrainJob, prepare
-from pipeline.training.loop import LocalWorker, fit
-from pipeline.training.records import Trained
-from pipeline.training.stepper import fitting
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ShardlensError, StorageError
+from shardlens.pipeline.executors.base import ProgressListener, no_progress
+from shardlens.pipeline.executors.opening import apply_defaults
+from shardlens.pipeline.networks.checkpoints import CHECKPOINT, newest_step
+from shardlens.pipeline.training import curves, records, scores
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.records import Trained
+from shardlens.pipeline.training.stepper import fitting
 
 __all__ = ["TrainConfig", "TrainReport", "train"]
 
@@ -73,7 +75,7 @@ def train(
         tell: hears, before the first step, what to know of the data, a sentence at a time.
 
     Raises:
-        ShardlensError: see `pipeline.training.job.prepare` and `pipeline.training.loop.fit`.
+        ShardlensError: see `shardlens.pipeline.training.job.prepare` and `shardlens.pipeline.training.loop.fit`.
         RunError: the run's name is taken by other settings.
         ExecutionError: the workers cannot be had, or one died.
     """
@@ -99,11 +101,18 @@ def train(
 
 def launch(job: TrainJob, progress: ProgressListener) -> Trained:
     """Run the loop where the configuration wants it."""
-    if job.config.executor.kind == "ray":
-        from pipeline.executors.ray_train import fit_on_ray  # ray takes a second to import, and is wanted here alone
+    config = job.config
+    if config.executor.kind == "local":
+        return fit(job, LocalWorker(config.device, progress))
+    apply_defaults()
+    from shardlens.pipeline.executors.ray_train import (  # ray takes a second to import, and is wanted here alone
+        Gang,
+        run_gang,
+    )
 
-        return fit_on_ray(job, progress)
-    return fit(job, LocalWorker(job.config.device, progress))
+    newest = partial(newest_step, job.folder)
+    gang = Gang(job.run, partial(fit, job), newest, config.fewest_workers, config.workers, config.max_failures)
+    return run_gang(gang, config.executor, progress)
 
 
 def summary(job: TrainJob, trained: Trained, seconds: float) -> TrainReport:

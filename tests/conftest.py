@@ -164,7 +164,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A prefix of its own for each test, the credentials in the environment and in every connection."""
-    from pipeline import storage
+    from shardlens.pipeline import storage
 
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.spec import InputRule, ModelSpec
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 class Odd(nn.Module):

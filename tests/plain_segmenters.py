@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.spec import InputRule, ModelSpec
+from shardlens.models.spec import InputRule, ModelSpec
 
 LABELS = ("__background__", "disc", "square")
 

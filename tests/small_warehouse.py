@@ -7,10 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import masks, runs, storage, tables
-from pipeline.masks import Rle
-from pipeline.runs import RunRecord
-from pipeline.warehouse import Warehouse, to_json
+from shardlens.pipeline import masks, storage
+from shardlens.pipeline.masks.rle import Rle
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse, to_json
+from shardlens.pipeline.warehouse.runs import RunRecord
 
 SIZE = (40, 60)  # height, width of every image
 CATEGORIES = {1: "circle", 3: "square", 7: "star"}

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.spec import InputRule, ModelSpec
-from pipeline import storage
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.decode import Decoded, DecodePolicy, decode
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, prepare
-from pipeline.predictor import ShardWork
-from tests import images
+from shardlens.models.spec import InputRule, ModelSpec
+from shardlens.pipeline import storage
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.images.decode import Decoded, DecodePolicy, decode
+from shardlens.pipeline.inference.shard_work import ShardWork
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, prepare
+from tests import drawn_images
 
 IMAGES, SHARD, BATCH = 40, 20, 8
 SEEN: list[int] = []
@@ -56,7 +56,7 @@ SPEC = ModelSpec(
 def config(tmp_path: Path) -> PredictConfig:
     (tmp_path / "images").mkdir()
     for i in range(IMAGES):
-        (tmp_path / "images" / f"{i:03d}.jpg").write_bytes(images.encode(images.picture(seed=i), "JPEG"))
+        (tmp_path / "images" / f"{i:03d}.jpg").write_bytes(drawn_images.encode(drawn_images.picture(seed=i), "JPEG"))
     warehouse = str(tmp_path / "warehouse")
     with open_executor() as executor:
         ingest(IngestConfig("photos", images=str(tmp_path / "images"), warehouse=warehouse), executor)
@@ -136,7 +136,7 @@ def test_colours_become_floats_in_one_copy(config: PredictConfig) -> None:
 
 
 def test_a_jpeg_is_decoded_into_one_array() -> None:
-    data = images.encode(images.picture(480, 640), "JPEG")
+    data = drawn_images.encode(drawn_images.picture(480, 640), "JPEG")
     decode(data, DecodePolicy())
     tracemalloc.start()  # knows of numpy's arrays
     size = decode(data, DecodePolicy()).pixels.nbytes

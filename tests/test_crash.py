@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import open_executor
+from shardlens.pipeline import storage
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
 from tests.conftest import ROOT, Bucket
 
 IMAGES = 48

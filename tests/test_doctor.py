@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, storage
-from pipeline.cli.doctor import line
-from pipeline.doctor import Finding
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import doctor, storage
+from shardlens.pipeline.cli.doctor import line
+from shardlens.pipeline.doctor import Finding
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.conftest import ROOT, Bucket, free_ports
 
 
@@ -163,7 +163,7 @@ def test_a_remedy_stands_below_its_finding() -> None:
 
 def test_the_command_exits_with_1_if_something_fails(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "doctor", "--no-ray", "--json"]
+    command = [sys.executable, "-c", "from shardlens.pipeline.cli import main; main()", "doctor", "--no-ray", "--json"]
     done = subprocess.run([*command, "--warehouse", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     found = {finding["part"]: finding["state"] for finding in json.loads(done.stdout)}

@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline import runs, storage, tables
-from pipeline.errors import ConfigError, DatasetError, ExecutionError, RunError
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.execution import Lost
-from pipeline.executors.local import LocalExecutor
-from pipeline.metrics.coco import FIGURES
-from pipeline.runs import RunRecord
-from pipeline.warehouse import Warehouse, to_json
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, DatasetError, ExecutionError, RunError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Lost
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.metrics.coco import FIGURES
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse, to_json
+from shardlens.pipeline.warehouse.runs import RunRecord
 from tests.metrics import coco_sets
 from tests.metrics.coco_sets import CATEGORIES, CocoSet, by_pycocotools, random_set
 

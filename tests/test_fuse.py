@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import runs, storage, tables
-from pipeline.cli import build_app
-from pipeline.errors import ConfigError, RunError
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.execution import Progress
-from pipeline.executors import open_executor
-from pipeline.exports import export_coco
-from pipeline.fuse import FuseConfig, fuse
-from pipeline.query import query
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.cli import build_app
+from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.export_coco import export_coco
+from shardlens.pipeline.fuse import FuseConfig, fuse
+from shardlens.pipeline.query import query
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests import small_warehouse as small
 
 BOX = {"x": 0.0, "y": 2.0, "width": 10.0, "height": 5.0}

@@ -18,18 +18,20 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import predictor, runs, storage, tables
-from pipeline.cli import predict as cli
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.decode import Decoded
-from pipeline.errors import ConfigError, RunError
-from pipeline.execution import Executor
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.forward import Forward
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from pipeline.retry import retry_quarantined
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.cli import predict as cli
+from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.executors.base import Executor, ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.images.decode import Decoded
+from shardlens.pipeline.inference import worker
+from shardlens.pipeline.inference.forward import Forward
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.retry import retry_quarantined
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 IMAGES = 20
 MODEL = "tests.odd_models:SPEC"
@@ -286,7 +288,7 @@ def test_an_image_that_kills_its_worker_is_quarantined_alone(warehouse: str, ray
 
 def test_auto_goes_on_as_the_run_was_begun(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     predict(config(warehouse, precision="fp32"), local)
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: 1.9)
     again = predict(config(warehouse, precision="auto"), local)
     assert again.resumed_shards
     assert runs.find(Warehouse(warehouse), "r").settings["precision"] == "fp32"
@@ -295,9 +297,9 @@ def test_auto_goes_on_as_the_run_was_begun(warehouse: str, local: Executor, monk
 def test_a_machine_that_would_choose_otherwise_resumes_a_run_without_a_name(
     warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 0.9)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: 0.9)
     first = predict(config(warehouse, precision="auto", run=None), local)
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: 1.9)
     again = predict(config(warehouse, precision="auto", run=None), local)
     assert (again.run, again.precision) == (first.run, "fp32")
     assert again.resumed_shards == 4
@@ -333,7 +335,7 @@ def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:
         raise torch.OutOfMemoryError("no room")
 
     image = Decoded(np.zeros((4, 5, 3), np.uint8), 1, 4, 5)
-    assert predictor._on_its_way(image, refuse) is image  # type: ignore[arg-type]
+    assert worker._on_its_way(image, refuse) is image  # type: ignore[arg-type]
 
 
 def test_a_long_run_says_that_cores_were_idle(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import runs, storage, tables
-from pipeline.errors import QueryError, StorageError
-from pipeline.query import _open, connect, query
-from pipeline.runs import RunRecord
-from pipeline.view_files import CommittedFiles, File
-from pipeline.views import snapshot
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import QueryError, StorageError
+from shardlens.pipeline.query import _open, connect, query
+from shardlens.pipeline.sql.committed_files import CommittedFiles, File
+from shardlens.pipeline.sql.views import snapshot
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.runs import RunRecord
 from tests import small_warehouse as small
 from tests.conftest import ROOT, Bucket
 
@@ -53,7 +54,7 @@ def test_predictions_of_committed_runs_and_nothing_else(wh: str) -> None:
 
 
 def test_the_slow_libraries_are_not_imported(wh: str) -> None:
-    said = f"import sys; from pipeline.query import query; query({wh!r}, 'FROM runs'); print(sorted(sys.modules))"
+    said = f"import sys; from shardlens.pipeline.query import query; query({wh!r}, 'FROM runs'); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"'pandas'", "'torch'", "'ray'", "'pyarrow.compute'"} & set(re.split(r"[\[\], ]+", done.stdout))
 

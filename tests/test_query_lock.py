@@ -9,8 +9,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import QueryError, StorageError
-from pipeline.query import connect, query
+from shardlens.pipeline.errors import QueryError, StorageError
+from shardlens.pipeline.query import connect, query
 from tests import small_warehouse as small
 
 SECRET = "a line that no query may see"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import models
-from flows.shapes import draw_dataset
-from pipeline import storage, weights
+from shardlens import models
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline import storage
+from shardlens.pipeline.networks import weights
 from tests.conftest import ROOT, S3Server
 
 LABELS = ("__background__", "disc", "square", "triangle")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import Dataset, IngestConfig, ingest
-from pipeline.errors import DatasetError
-from pipeline.executors.local import LocalExecutor
-from pipeline.refresh import refresh, sources
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest, refresh, sources
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.annotations.tiny import box, coco, image, jpeg, png, put, put_coco, voc_object, xml
 
 

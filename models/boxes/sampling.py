@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from models.boxes.matching import best_overlaps, matched
+from shardlens.models.boxes.matching import best_overlaps, matched
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 Method = Literal["hard", "linear", "gaussian"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from models.boxes.matching import best_overlaps
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.boxes.matching import best_overlaps
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 Size = tuple[int, int]
 """(height, width) in pixels, or (rows, columns) of windows."""

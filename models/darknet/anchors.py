@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.errors import ModelError
+from shardlens.models.errors import ModelError
 
 _STEPS = 300  # more than any clustering seen needs; each ends when nothing moves
 _STARTS = 5

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from models.darknet.cfg import Section, section
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.darknet.cfg import Section, section
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 STRIDE = 32
 """Pixels of the input per cell of the coarsest level."""

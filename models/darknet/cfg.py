@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from models.errors import ModelError
+from shardlens.models.errors import ModelError
 
 T = TypeVar("T")
 

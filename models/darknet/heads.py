@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from models.darknet.cfg import Section
-from models.darknet.layers import Shape
-from models.darknet.tree import WordTree
-from models.options import require
+from shardlens.models.darknet.cfg import Section
+from shardlens.models.darknet.layers import Shape
+from shardlens.models.darknet.tree import WordTree
+from shardlens.models.options import require
 
 HEADS = ("yolo", "region")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.darknet.cfg import Section
+from shardlens.models.darknet.cfg import Section
 
 NORM_EPS = 1e-6
 """What Darknet adds to a variance; torch's default is 1e-5."""

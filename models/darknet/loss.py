@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from models.boxes.overlap import iou
-from models.darknet.anchors import shape_iou
-from models.darknet.cfg import Section
-from models.darknet.heads import Decoder, Level
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.boxes.overlap import iou
+from shardlens.models.darknet.anchors import shape_iou
+from shardlens.models.darknet.cfg import Section
+from shardlens.models.darknet.heads import Decoder, Level
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 OVERLAP_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
 BOX_LOSSES = ("mse", "iou", *OVERLAP_LOSSES)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.darknet import weights_file
-from models.darknet.cfg import Section, render
-from models.darknet.heads import HEADS, Decoder, Level, Selection, read_level
-from models.darknet.layers import Built, Shape, build
-from models.darknet.loss import DarknetLoss, read_terms, read_truth
-from models.darknet.tree import WordTree
-from models.errors import ModelError
-from models.spec import InputRule
+from shardlens.models.darknet import weights_file
+from shardlens.models.darknet.cfg import Section, render
+from shardlens.models.darknet.heads import HEADS, Decoder, Level, Selection, read_level
+from shardlens.models.darknet.layers import Built, Shape, build
+from shardlens.models.darknet.loss import DarknetLoss, read_terms, read_truth
+from shardlens.models.darknet.tree import WordTree
+from shardlens.models.errors import ModelError
+from shardlens.models.spec import InputRule
 
 _SIDE = 16384  # longest input side that is taken for meant
 _PRIOR = 0.01
@@ -28,7 +28,7 @@ class DarknetDetector(nn.Module):
 
     `layers[i]` is the .cfg's layer i, `size` the (height, width) that every image is stretched to, `cfg` the text that
     Darknet would read, `tree` what its `tree=` and `map=` name. `burn_in` is for [region] networks, see
-    `models.darknet.loss.Terms`.
+    `shardlens.models.darknet.loss.Terms`.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 ROOT = -1
 

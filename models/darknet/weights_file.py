@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import WeightsError
+from shardlens.models.errors import WeightsError
 
 Shape = tuple[int, ...]
 _BOX = 5

@@ -5,13 +5,13 @@ https://arxiv.org/abs/1612.08242, section 4
 
 from __future__ import annotations
 
-from models.darknet.architectures import TREE_ANCHORS, Plan, read_anchors, yolo9000
-from models.darknet.heads import Selection
-from models.darknet.loss import loss_keys
-from models.darknet.network import DarknetDetector, input_rule
-from models.darknet.tree import WordTree, flat_tree, read_map, read_tree
-from models.errors import ModelError
-from models.spec import ModelSpec
+from shardlens.models.darknet.architectures import TREE_ANCHORS, Plan, read_anchors, yolo9000
+from shardlens.models.darknet.heads import Selection
+from shardlens.models.darknet.loss import loss_keys
+from shardlens.models.darknet.network import DarknetDetector, input_rule
+from shardlens.models.darknet.tree import WordTree, flat_tree, read_map, read_tree
+from shardlens.models.errors import ModelError
+from shardlens.models.spec import ModelSpec
 
 
 def word_tree(tree: str, map: str, hier_threshold: float) -> WordTree | None:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from models.darknet import architectures, yolo9000
-from models.darknet.architectures import Anchors, Plan, read_anchors
-from models.darknet.cfg import Section, parse
-from models.darknet.heads import Selection
-from models.darknet.loss import loss_keys
-from models.darknet.network import DarknetDetector, input_rule
-from models.darknet.yolo9000 import word_tree
-from models.errors import ModelError
-from models.spec import ModelSpec
+from shardlens.models.darknet import architectures, yolo9000
+from shardlens.models.darknet.architectures import Anchors, Plan, read_anchors
+from shardlens.models.darknet.cfg import Section, parse
+from shardlens.models.darknet.heads import Selection
+from shardlens.models.darknet.loss import loss_keys
+from shardlens.models.darknet.network import DarknetDetector, input_rule
+from shardlens.models.darknet.yolo9000 import word_tree
+from shardlens.models.errors import ModelError
+from shardlens.models.spec import ModelSpec
 
 COCO = tuple(name for name in FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"][1:] if name != "N/A")
 """The 80 labels of the published weights, in their order."""

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.boxes.windows import Pyramid, inside, joined, parse_scales, sample_windows
-from models.detection.region_heads import Target
-from models.detection.selection import Detections, Selection, by_class, selection
-from models.detection.two_stage import resizing
-from models.detection.window_classifier import WindowClassifier, WindowTrunk, fitted, listed
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.boxes.windows import Pyramid, inside, joined, parse_scales, sample_windows
+from shardlens.models.detection.region_heads import Target
+from shardlens.models.detection.selection import Detections, Selection, by_class, selection
+from shardlens.models.detection.two_stage import resizing
+from shardlens.models.detection.window_classifier import WindowClassifier, WindowTrunk, fitted, listed
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 
 class ConvolutionalClassifier(nn.Module):

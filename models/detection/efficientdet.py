@@ -16,12 +16,12 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.selection import SolidDetections
-from models.losses.boxes import focal_loss
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.selection import SolidDetections
+from shardlens.models.losses.boxes import focal_loss
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 STRIDES = (8, 16, 32, 64, 128)
 _SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.detection.selective_search import FAST, SINGLE, SearchRule, selective_search
-from models.errors import ModelError
+from shardlens.models.detection.selective_search import FAST, SINGLE, SearchRule, selective_search
+from shardlens.models.errors import ModelError
 
 WIDTH = 500
 """Pixels; wider images are searched at this width, narrower ones as they are."""

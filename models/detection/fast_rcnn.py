@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import roi_pool
 
-from models.backbones import Backbone
-from models.boxes.sampling import SamplingRule
-from models.detection.external_proposals import ExternalProposals, external_proposals
-from models.detection.region_heads import RegionHeads, Target, Verdict
-from models.detection.selection import Detections, selection
-from models.detection.two_stage import resizing
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import Backbone
+from shardlens.models.boxes.sampling import SamplingRule
+from shardlens.models.detection.external_proposals import ExternalProposals, external_proposals
+from shardlens.models.detection.region_heads import RegionHeads, Target, Verdict
+from shardlens.models.detection.selection import Detections, selection
+from shardlens.models.detection.two_stage import resizing
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 POOLED = 7
 """Cells along each side of a pooled region."""

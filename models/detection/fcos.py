@@ -15,12 +15,12 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.selection import SolidDetections
-from models.errors import ModelError
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.selection import SolidDetections
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 _STRIDES = (8, 16, 32)
 _COARSER = (64, 128)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
-from models.detection.fcos import SolidFCOS
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.detection.fcos import SolidFCOS
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 _STRIDES = (8, 16, 32)
 _MEAN, _STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.region_heads import Target
-from models.detection.selection import Detections
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.region_heads import Target
+from shardlens.models.detection.selection import Detections
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 _STRIDE = 32
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from models.boxes.merging import greedy_merge
-from models.boxes.windows import Pyramid, WindowSample, inside, joined, parse_scales, sample_windows
-from models.detection.convolutional_classifier import pyramid_of
-from models.detection.region_heads import Target
-from models.detection.selection import NOTHING, Detections
-from models.detection.two_stage import resizing
-from models.detection.window_classifier import WindowTrunk, as_convolution, listed
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.boxes.merging import greedy_merge
+from shardlens.models.boxes.windows import Pyramid, WindowSample, inside, joined, parse_scales, sample_windows
+from shardlens.models.detection.convolutional_classifier import pyramid_of
+from shardlens.models.detection.region_heads import Target
+from shardlens.models.detection.selection import NOTHING, Detections
+from shardlens.models.detection.two_stage import resizing
+from shardlens.models.detection.window_classifier import WindowTrunk, as_convolution, listed
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 _CANDIDATES = 200
 """Windows of a class that are merged, at most; the most confident ones."""

@@ -12,15 +12,15 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from models.backbones import MEAN, STD
-from models.boxes.coding import decode
-from models.detection.external_proposals import ExternalProposals, external_proposals
-from models.detection.rcnn_mining import ClassExamples, MiningRule
-from models.detection.region_heads import Target
-from models.detection.selection import Detections, Selection, by_class, selection
-from models.errors import ModelError
-from models.options import nearest, require
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.boxes.coding import decode
+from shardlens.models.detection.external_proposals import ExternalProposals, external_proposals
+from shardlens.models.detection.rcnn_mining import ClassExamples, MiningRule
+from shardlens.models.detection.region_heads import Target
+from shardlens.models.detection.selection import Detections, Selection, by_class, selection
+from shardlens.models.errors import ModelError
+from shardlens.models.options import nearest, require
+from shardlens.models.spec import InputRule, ModelSpec
 
 CONTEXT = 16
 """Pixels around the region in a warped window, on each side."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.boxes.coding import encode
-from models.boxes.matching import best_overlaps
-from models.detection.linear_machines import fit_ridge, fit_svm
+from shardlens.models.boxes.coding import encode
+from shardlens.models.boxes.matching import best_overlaps
+from shardlens.models.detection.linear_machines import fit_ridge, fit_svm
 
 NEGATIVE_IOU = 0.3
 """Regions that cover every object of a class less than this are negative examples of it."""

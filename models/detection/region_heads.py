@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.boxes.coding import NORMALISED, decode, encode
-from models.boxes.sampling import Sample, SamplingRule, sample_regions
-from models.detection.selection import Detections, Selection, by_class
+from shardlens.models.boxes.coding import NORMALISED, decode, encode
+from shardlens.models.boxes.sampling import Sample, SamplingRule, sample_regions
+from shardlens.models.detection.selection import Detections, Selection, by_class
 
 Target = Mapping[str, Tensor]
 Size = tuple[int, int]

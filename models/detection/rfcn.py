@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import ps_roi_align, ps_roi_pool
 
-from models.boxes.sampling import SamplingRule
-from models.detection.region_heads import RegionHeads, Verdict
-from models.detection.selection import selection
-from models.detection.two_stage import ProposalRule, TwoStage, region_proposals, resizing, stride_16
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.boxes.sampling import SamplingRule
+from shardlens.models.detection.region_heads import RegionHeads, Verdict
+from shardlens.models.detection.selection import selection
+from shardlens.models.detection.two_stage import ProposalRule, TwoStage, region_proposals, resizing, stride_16
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 
 class PositionSensitiveHead(nn.Module):

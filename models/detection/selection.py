@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from models.boxes.suppression import Suppression, suppress, suppression
-from models.options import require
+from shardlens.models.boxes.suppression import Suppression, suppress, suppression
+from shardlens.models.options import require
 
 Detections = dict[str, Tensor]
 """boxes (N, 4) xyxy, labels (N,) int64, scores (N,), best first."""

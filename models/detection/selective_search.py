@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects, gaussian_filter
 
-from models.detection.colour_spaces import hsv, lab
-from models.detection.graph_segmentation import NEIGHBOURS, Floats, Ints, pixel_grid, segment
+from shardlens.models.detection.colour_spaces import hsv, lab
+from shardlens.models.detection.graph_segmentation import NEIGHBOURS, Floats, Ints, pixel_grid, segment
 
 _COLOUR_BINS, _TEXTURE_BINS, _DIRECTIONS = 25, 10, 8
 

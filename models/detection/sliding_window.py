@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from models.boxes.windows import Pyramid, inside, parse_scales, sample_windows
-from models.detection.region_heads import Target
-from models.detection.selection import Detections, Selection, by_class, selection
-from models.detection.two_stage import resizing
-from models.detection.window_classifier import WindowClassifier, WindowTrunk
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.boxes.windows import Pyramid, inside, parse_scales, sample_windows
+from shardlens.models.detection.region_heads import Target
+from shardlens.models.detection.selection import Detections, Selection, by_class, selection
+from shardlens.models.detection.two_stage import resizing
+from shardlens.models.detection.window_classifier import WindowClassifier, WindowTrunk
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 _AT_ONCE = 512
 """Windows that go through the network together."""

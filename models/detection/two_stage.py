@@ -14,10 +14,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.region_heads import RegionHeads, Target
-from models.detection.selection import Detections
-from models.options import require
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.region_heads import RegionHeads, Target
+from shardlens.models.detection.selection import Detections
+from shardlens.models.options import require
 
 RATIOS = (0.5, 1.0, 2.0)
 

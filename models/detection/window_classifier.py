@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import Backbone
-from models.errors import ModelError
-from models.options import require
+from shardlens.models.backbones import Backbone
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
 
 
 class WindowTrunk(nn.Module):

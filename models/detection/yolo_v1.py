@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.selection import NOTHING
-from models.errors import ModelError
-from models.losses.yolo_v1 import Cells, decode, losses, read_truth
-from models.options import require
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.selection import NOTHING
+from shardlens.models.errors import ModelError
+from shardlens.models.losses.yolo_v1 import Cells, decode, losses, read_truth
+from shardlens.models.options import require
+from shardlens.models.spec import InputRule, ModelSpec
 
 PAPER = "paper"
 _STRIDES = (8, 16, 32, 64)
@@ -90,7 +90,7 @@ class YoloV1(nn.Module):
     ) -> list[dict[str, Tensor]] | dict[str, Tensor]:
         """Detections of each image, best first: boxes (N, 4) xyxy in its pixels, labels (N,) from 0, scores (N,).
 
-        In training the losses of `targets` with boxes (N, 4) xyxy in pixels and labels (N,): `models.losses.yolo_v1`.
+        In training the losses of `targets` with boxes (N, 4) xyxy in pixels and labels (N,): `shardlens.models.losses.yolo_v1`.
         `images` are (3, h, w) floats in [0, 1], of any sizes; each is stretched to the network's.
         """
         side = self.layout.input_size

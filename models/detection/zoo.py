@@ -1,6 +1,6 @@
 """The detectors of this folder: one file each, and one line below."""
 
-from models.detection import (
+from shardlens.models.detection import (
     convolutional_classifier,
     efficientdet,
     fast_rcnn,
@@ -14,9 +14,9 @@ from models.detection import (
     sliding_window,
     yolo_v1,
 )
-from models.detection.cornernet import spec as cornernet
-from models.detection.detr import spec as detr
-from models.spec import ModelSpec
+from shardlens.models.detection.cornernet import spec as cornernet
+from shardlens.models.detection.detr import spec as detr
+from shardlens.models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
     convolutional_classifier.SPEC,

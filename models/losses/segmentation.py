@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import ModelError
+from shardlens.models.errors import ModelError
 
 VOID = 255
 """Label of pixels that are not learnt from."""

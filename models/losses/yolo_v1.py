@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.boxes.overlap import iou
+from shardlens.models.boxes.overlap import iou
 
 COORDINATES, NO_OBJECT = 5.0, 0.5
 """lambda_coord and lambda_noobj."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import MEAN, STD
-from models.options import require
-from models.segmentation.borders import pad_to_multiple
-from models.segmentation.unpooling import unpool_add
-from models.segmentation.vgg import VGG, convolutions
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.segmentation.unpooling import unpool_add
+from shardlens.models.segmentation.vgg import VGG, convolutions
+from shardlens.models.spec import InputRule, ModelSpec
 
 _FC6 = 7
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.options import require
-from models.segmentation.borders import pad_to_multiple
-from models.spec import InputRule, ModelSpec
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.spec import InputRule, ModelSpec
 
 _ENCODER = ((2, 2, 3), (4, 4, 4), (8, 8, 2), (16, 8, 2))
 """Scale, channels in widths, and number of units, from fine to coarse."""

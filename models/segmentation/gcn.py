@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.backbones import MEAN, STD, Backbone
-from models.errors import ModelError
-from models.options import require
-from models.segmentation.borders import pad_to_multiple
-from models.segmentation.upsampling import bilinear_upsampling
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.segmentation.upsampling import bilinear_upsampling
+from shardlens.models.spec import InputRule, ModelSpec
 
 _STRIDES = (4, 8, 16, 32)
 

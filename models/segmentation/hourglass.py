@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import MEAN, STD
-from models.hourglass import STRIDE, Bottleneck, Hourglass, convolution
-from models.options import require
-from models.segmentation.borders import pad_to_multiple
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.hourglass import STRIDE, Bottleneck, Hourglass, convolution
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 class StackedHourglass(nn.Module):

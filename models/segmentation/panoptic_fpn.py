@@ -18,14 +18,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from models.backbones import Backbone
-from models.box_masks import PastedMasks, keeping_box_masks
-from models.errors import ModelError
-from models.losses.segmentation import VOID, cross_entropy
-from models.options import require
-from models.segmentation.panoptic_merging import NOTHING, STUFF, THING, MergeRule, merge
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import Backbone
+from shardlens.models.box_masks import PastedMasks, keeping_box_masks
+from shardlens.models.errors import ModelError
+from shardlens.models.losses.segmentation import VOID, cross_entropy
+from shardlens.models.options import require
+from shardlens.models.segmentation.panoptic_merging import NOTHING, STUFF, THING, MergeRule, merge
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 LEVELS = ("0", "1", "2", "3")
 """Of the pyramid, strides 4 to 32; the fifth serves the proposals alone."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.box_masks import PastedMasks
-from models.options import require
+from shardlens.models.box_masks import PastedMasks
+from shardlens.models.options import require
 
 NOTHING, THING, STUFF = 0, 1, 2
 """Classes of the semantic branch: what nobody annotated, all things together, and the first kind of stuff."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import MEAN, STD
-from models.options import require
-from models.segmentation.borders import pad_to_multiple
-from models.segmentation.vgg import VGG, convolutionised
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.segmentation.vgg import VGG, convolutionised
+from shardlens.models.spec import InputRule, ModelSpec
 
 _STRIDE = 8
 _FIRST_SCALE = 10.0

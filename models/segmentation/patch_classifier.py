@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.options import require
-from models.segmentation.borders import mirror
-from models.spec import InputRule, ModelSpec
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import mirror
+from shardlens.models.spec import InputRule, ModelSpec
 
 _KERNELS = (4, 5, 4, 4)
 _LAST = 3

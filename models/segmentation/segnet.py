@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import MEAN, STD
-from models.segmentation.borders import pad_to_multiple
-from models.segmentation.vgg import VGG, convolution_layers, convolutions
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.segmentation.vgg import VGG, convolution_layers, convolutions
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 class SegNet(nn.Module):

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.backbones import MEAN, STD
-from models.errors import ModelError
-from models.norms import steady
-from models.options import nearest, require
-from models.segmentation.borders import pad_to_multiple
-from models.spec import InputRule, ModelSpec
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.errors import ModelError
+from shardlens.models.norms import steady
+from shardlens.models.options import nearest, require
+from shardlens.models.segmentation.borders import pad_to_multiple
+from shardlens.models.spec import InputRule, ModelSpec
 
 _MULTIPLE = 32
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.options import require
-from models.segmentation.borders import crop_centre, mirror, pad_to_multiple
-from models.spec import InputRule, ModelSpec
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
+from shardlens.models.segmentation.borders import crop_centre, mirror, pad_to_multiple
+from shardlens.models.spec import InputRule, ModelSpec
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.options import nearest, require
+from shardlens.models.errors import ModelError
+from shardlens.models.options import nearest, require
 
 _CONVOLUTIONS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2,) * 5, "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 NAMES = (*_CONVOLUTIONS, *(f"{name}_bn" for name in _CONVOLUTIONS))

@@ -1,6 +1,6 @@
 """The segmenters of this folder: one file each, and one line below."""
 
-from models.segmentation import (
+from shardlens.models.segmentation import (
     deconvnet,
     dilatednet,
     fcn,
@@ -14,7 +14,7 @@ from models.segmentation import (
     smp,
     unet,
 )
-from models.spec import ModelSpec
+from shardlens.models.spec import ModelSpec
 
 SPECS: tuple[ModelSpec, ...] = (
     deconvnet.SPEC,

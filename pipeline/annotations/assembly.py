@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import masks, tables
-from pipeline.annotations.inspection import Inspected
-from pipeline.annotations.problems import Flags, Problems
-from pipeline.annotations.source import Source
-from pipeline.errors import DatasetError
+from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.inspection import Inspected
+from shardlens.pipeline.annotations.problems import Flags, Problems
+from shardlens.pipeline.annotations.source import Source
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
 
 ROUNDING = 0.05
 """Pixels by which a box may reach out of its image: files round coordinates to hundredths."""

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.spec import BACKGROUND
-from pipeline import storage, tables
-from pipeline.annotations.problems import Flags, Problems
-from pipeline.annotations.source import Categorised
-from pipeline.errors import ConfigError
+from shardlens.models.spec import BACKGROUND
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations.problems import Flags, Problems
+from shardlens.pipeline.annotations.source import Categorised
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.warehouse import tables
 
 
 def named(classes: str | None) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import masks, storage, tables
-from pipeline.annotations import json_stream, places
-from pipeline.annotations.categories import ById
-from pipeline.annotations.coco_document import Document
-from pipeline.annotations.problems import Flags, Problems
-from pipeline.annotations.source import LISTED, Request, RowBuffer, Source
-from pipeline.errors import ConfigError
-from pipeline.execution import Executor
+from shardlens.pipeline import masks, storage
+from shardlens.pipeline.annotations import json_stream, places
+from shardlens.pipeline.annotations.categories import ById
+from shardlens.pipeline.annotations.coco_document import Document
+from shardlens.pipeline.annotations.problems import Flags, Problems
+from shardlens.pipeline.annotations.source import LISTED, Request, RowBuffer, Source
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.warehouse import tables
 
 Locate = Callable[[str], tuple[places.Place, bool]]
 """file_name -> place, and whether it is there for all that is known."""

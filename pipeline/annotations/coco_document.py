@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from pipeline import masks, tables
-from pipeline.annotations.source import RowBuffer, annotation_row, bbox_struct
-from pipeline.errors import DatasetError
+from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.source import RowBuffer, annotation_row, bbox_struct
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
 
 SECTIONS = ("images", "annotations", "categories")
 INT64 = 1 << 63

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline import storage
-from pipeline.annotations import coco, label_maps, places, plain, voc
-from pipeline.annotations.source import Reader
-from pipeline.errors import DatasetError
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import coco, label_maps, places, plain, voc
+from shardlens.pipeline.annotations.source import Reader
+from shardlens.pipeline.errors import DatasetError
 
 READERS: dict[str, Reader] = {"coco": coco.read, "voc": voc.read, "masks": label_maps.read, "none": plain.read}
 """Name of a format -> its reader. A new format is one module, one line here, and a few in `detect`."""

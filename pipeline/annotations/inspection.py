@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline import storage, tables
-from pipeline.annotations.places import Place
-from pipeline.annotations.source import RowBuffer, Sidecar, Source
-from pipeline.decode import probe
-from pipeline.errors import (
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations.places import Place
+from shardlens.pipeline.annotations.source import RowBuffer, Sidecar, Source
+from shardlens.pipeline.errors import (
     DatasetError,
     ImageError,
     LocationNotFoundError,
     StorageError,
     StorageUnavailableError,
 )
-from pipeline.execution import Done, Executor, Lost, Progress, ProgressListener
+from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
+from shardlens.pipeline.images.decode import probe
+from shardlens.pipeline.warehouse import tables
 
 HEADER = 1 << 16
 """Bytes read of an image at first; where its header is longer the whole image is read."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
-from pipeline.errors import DatasetError
+from shardlens.pipeline.errors import DatasetError
 
 SPACE = re.compile(r"[ \t\n\r]*")
 DECODER = JSONDecoder()

@@ -17,16 +17,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline import masks, storage, tables
-from pipeline.annotations import places
-from pipeline.annotations.categories import ById, table
-from pipeline.annotations.pairing import Layout, pair, stem
-from pipeline.annotations.places import Listing
-from pipeline.annotations.problems import Problems
-from pipeline.annotations.source import Categorised, MaskKind, Parsed, Request, Source, annotation_row, bbox_struct
-from pipeline.decode import probe
-from pipeline.errors import ConfigError, DatasetError
-from pipeline.execution import Executor
+from shardlens.pipeline import masks, storage
+from shardlens.pipeline.annotations import places
+from shardlens.pipeline.annotations.categories import ById, table
+from shardlens.pipeline.annotations.pairing import Layout, pair, stem
+from shardlens.pipeline.annotations.places import Listing
+from shardlens.pipeline.annotations.problems import Problems
+from shardlens.pipeline.annotations.source import (
+    Categorised,
+    MaskKind,
+    Parsed,
+    Request,
+    Source,
+    annotation_row,
+    bbox_struct,
+)
+from shardlens.pipeline.errors import ConfigError, DatasetError
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.images.decode import probe
+from shardlens.pipeline.warehouse import tables
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 VOID = 255

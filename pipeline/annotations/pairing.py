@@ -8,10 +8,10 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from pipeline.annotations.places import Listing, Place
-from pipeline.annotations.problems import Problems
-from pipeline.annotations.source import LISTED
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.places import Listing, Place
+from shardlens.pipeline.annotations.problems import Problems
+from shardlens.pipeline.annotations.source import LISTED
+from shardlens.pipeline.errors import DatasetError
 
 
 def stem(name: str) -> str:

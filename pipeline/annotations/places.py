@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline import storage
-from pipeline.annotations import tars
-from pipeline.errors import DatasetError, ExecutionError
-from pipeline.execution import Executor, Lost
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import tars
+from shardlens.pipeline.errors import DatasetError, ExecutionError
+from shardlens.pipeline.executors.base import Executor, Lost
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jp2", ".avif",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import tables
-from pipeline.annotations import places
-from pipeline.annotations.categories import ByName
-from pipeline.annotations.pairing import listed, place_columns
-from pipeline.annotations.source import Request, Source
-from pipeline.execution import Executor
+from shardlens.pipeline.annotations import places
+from shardlens.pipeline.annotations.categories import ByName
+from shardlens.pipeline.annotations.pairing import listed, place_columns
+from shardlens.pipeline.annotations.source import Request, Source
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.warehouse import tables
 
 
 def read(request: Request, executor: Executor) -> Source:

@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from pipeline import tables
-from pipeline.annotations.problems import Problems
-from pipeline.execution import Executor
+from shardlens.pipeline.annotations.problems import Problems
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.warehouse import tables
 
 MaskKind = Literal["auto", "semantic", "instance"]
 

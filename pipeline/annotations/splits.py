@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import tables
-from pipeline.annotations.assembly import Assembled, by_ids
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.assembly import Assembled, by_ids
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
 
 REMEDY = "give this one another dataset name, or make the two files agree"
 

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline import storage
-from pipeline.errors import DatasetError
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import DatasetError
 
 BLOCK = 1 << 20
 """Bytes of one read: members smaller than this share it, the bodies of larger ones are skipped."""

@@ -15,15 +15,16 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from pipeline import storage, tables
-from pipeline.annotations import places
-from pipeline.annotations.categories import ByName
-from pipeline.annotations.pairing import Layout, pair, stem
-from pipeline.annotations.places import Listing
-from pipeline.annotations.problems import Problems
-from pipeline.annotations.source import Parsed, Request, Source, annotation_row, bbox_struct
-from pipeline.errors import DatasetError
-from pipeline.execution import Executor
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import places
+from shardlens.pipeline.annotations.categories import ByName
+from shardlens.pipeline.annotations.pairing import Layout, pair, stem
+from shardlens.pipeline.annotations.places import Listing
+from shardlens.pipeline.annotations.problems import Problems
+from shardlens.pipeline.annotations.source import Parsed, Request, Source, annotation_row, bbox_struct
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.warehouse import tables
 
 SPLITS = ("train", "val", "test")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -8,8 +8,8 @@ from importlib.metadata import entry_points, version
 
 from cyclopts import App
 
-from pipeline.cli import recipe
-from pipeline.errors import ShardlensError
+from shardlens.pipeline.cli import recipe
+from shardlens.pipeline.errors import ShardlensError
 
 COMMANDS = {
     "ingest": "Take images and annotations into the warehouse as a dataset.",
@@ -27,15 +27,12 @@ COMMANDS = {
 }
 
 
-OF_FLOWS = {
-    "demo": "Run the main job on drawn shapes: ingest, train, predict, evaluate, query.",
-    "serve": "Predict a dataset on a schedule, with a Prefect server of its own where none is named.",
-}
-"""Commands that `flows` adds, by the entry point group shardlens.commands; told here, for Prefect is slow to import."""
-
-
 def build_app() -> App:
-    """Make the command line; other packages add commands by the entry point group shardlens.commands."""
+    """Make the command line.
+
+    Other packages add commands by the entry point group `shardlens.commands`: each entry names a mapping, command ->
+    ("module:function", one line of help), which is read at every start and so should import next to nothing.
+    """
     app = App(
         name="shardlens",
         help="Detection and segmentation over whole image datasets.",
@@ -45,9 +42,10 @@ def build_app() -> App:
     for name, text in COMMANDS.items():
         place = "import_" if name == "import" else name  # a word of Python's own
         filling = recipe.fill_in if name == "train" else None
-        app.command(f"pipeline.cli.{place}:{place}", name=name, help=text, config=filling)
+        app.command(f"shardlens.pipeline.cli.{place}:{place}", name=name, help=text, config=filling)
     for entry in entry_points(group="shardlens.commands"):
-        app.command(entry.value, name=entry.name, help=OF_FLOWS.get(entry.name))
+        for name, (place, text) in entry.load().items():
+            app.command(place, name=name, help=text)
     return app
 
 

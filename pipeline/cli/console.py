@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from pipeline.execution import Progress, ProgressListener
-from pipeline.render import render
+from shardlens.pipeline.cli.render import render
+from shardlens.pipeline.executors.base import Progress, ProgressListener
 
 
 @dataclass(frozen=True)

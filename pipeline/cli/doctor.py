@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output
-from pipeline.doctor import DoctorConfig, Finding, examine
+from shardlens.pipeline.cli.console import Flat, Output
+from shardlens.pipeline.doctor import DoctorConfig, Finding, examine
 
 
 def doctor(

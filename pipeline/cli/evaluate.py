@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output, print_table, progress_bars
-from pipeline.evaluate import EvaluateConfig
-from pipeline.evaluate import evaluate as run_evaluate
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.cli.console import Flat, Output, print_table, progress_bars
+from shardlens.pipeline.evaluate import EvaluateConfig
+from shardlens.pipeline.evaluate import evaluate as run_evaluate
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
 
 
 def evaluate(

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pipeline.cli.console import Flat, Output, print_result
-from pipeline.darknet_export import export_darknet
-from pipeline.exports import export_coco
-from pipeline.runs import open_committed
-from pipeline.storage import normalise
-from pipeline.warehouse import Warehouse, WarehouseRoot
+from shardlens.pipeline.cli.console import Flat, Output, print_result
+from shardlens.pipeline.export_coco import export_coco
+from shardlens.pipeline.export_darknet import export_darknet
+from shardlens.pipeline.storage import normalise
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
+from shardlens.pipeline.warehouse.runs import open_committed
 
 
 def export(

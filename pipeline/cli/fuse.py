@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output, print_result, progress_bars
-from pipeline.fuse import FuseConfig
-from pipeline.fuse import fuse as fuse_runs
+from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
+from shardlens.pipeline.fuse import FuseConfig
+from shardlens.pipeline.fuse import fuse as fuse_runs
 
 
 def fuse(config: Annotated[FuseConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008

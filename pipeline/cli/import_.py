@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output, print_result, progress_bars
-from pipeline.imports import ImportConfig, import_coco
+from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
+from shardlens.pipeline.import_coco import ImportConfig, import_coco
 
 
 def import_(config: Annotated[ImportConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output, print_result, progress_bars
-from pipeline.datasets import IngestConfig
-from pipeline.datasets import ingest as run_ingest
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig
+from shardlens.pipeline.ingest import ingest as run_ingest
 
 
 def ingest(

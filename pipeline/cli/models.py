@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from models.spec import InputRule, ModelSpec
-from pipeline.cli.console import Flat, Output, print_table
+from shardlens.models.spec import InputRule, ModelSpec
+from shardlens.pipeline.cli.console import Flat, Output, print_table
 
 
 def models(*, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008 - frozen
     """List the models of the zoo: task, parameters, what their input becomes, where the code comes from, paper."""
-    from models.zoo import MODELS, outline  # torch takes seconds to import
+    from shardlens.models.zoo import MODELS, outline  # torch takes seconds to import
 
     rows = [row(spec, outline(spec), whole=output.json) for spec in MODELS.values()]
     print_table(rows, output)

@@ -8,15 +8,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.cli.console import Flat, Output, print_result, progress_bars
-from pipeline.errors import ConfigError
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.inference import InferenceConfig  # noqa: F401 - Asked inherits its annotations, resolved here
-from pipeline.networks import NetworkConfig  # noqa: F401 - as above
-from pipeline.predict import PredictConfig, PredictReport
-from pipeline.predict import predict as run_predict
-from pipeline.retry import retry_quarantined as run_retry
-from pipeline.warehouse import WarehouseRoot  # noqa: F401 - as above
+from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - Asked inherits its annotations, resolved here
+from shardlens.pipeline.networks.resolve import NetworkConfig  # noqa: F401 - as above
+from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.predict import predict as run_predict
+from shardlens.pipeline.retry import retry_quarantined as run_retry
+from shardlens.pipeline.warehouse.layout import WarehouseRoot  # noqa: F401 - as above
 
 LONG = 30.0
 """Seconds of a run from which on other cores are worth Ray's start."""

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pipeline.query import query as run_query
-from pipeline.render import render, write
-from pipeline.storage import normalise
-from pipeline.warehouse import WarehouseRoot
+from shardlens.pipeline.cli.render import render, write
+from shardlens.pipeline.query import query as run_query
+from shardlens.pipeline.storage import normalise
+from shardlens.pipeline.warehouse.layout import WarehouseRoot
 
 
 def query(

@@ -24,7 +24,7 @@ def fill_in(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) 
     tokens = given["recipe"].tokens if "recipe" in given else []
     if not tokens:
         return
-    from pipeline.training import recipes  # torch takes seconds to import, and most commands need no recipe
+    from shardlens.pipeline.training import recipes  # torch takes seconds to import, and most commands need no recipe
 
     name = tokens[-1].value
     values = _wanted(recipes.changed(recipes.find(name)), given)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pipeline import runs as records
-from pipeline.cli.console import Flat, Output, print_table
-from pipeline.warehouse import Warehouse, WarehouseRoot
+from shardlens.pipeline.cli.console import Flat, Output, print_table
+from shardlens.pipeline.warehouse import runs as records
+from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
 
 
 def runs(*, warehouse: WarehouseRoot = "./warehouse", output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from pipeline.cli.console import Flat, Output, print_result, progress_bars
-from pipeline.train import TrainConfig, TrainReport
-from pipeline.train import train as run_train
-from pipeline.training.curves import SHOWN
-from pipeline.training.preview import preview as draw
+from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
+from shardlens.pipeline.train import TrainConfig, TrainReport
+from shardlens.pipeline.train import train as run_train
+from shardlens.pipeline.training.curves import SHOWN
+from shardlens.pipeline.training.preview import preview as draw
 
 
 def train(

@@ -17,9 +17,8 @@ from typing import Any
 
 import ray
 
-from pipeline import allocator
-from pipeline.errors import ExecutionError
-from pipeline.executors import keeper
+from shardlens.pipeline.errors import ExecutionError
+from shardlens.pipeline.executors import keeper, malloc
 
 OBJECT_STORE = 128 << 20
 """Bytes for what is too large to travel in a message; stages send descriptions and summaries only."""
@@ -91,7 +90,7 @@ def _start(folder: str) -> None:
     # The folder is short, for the sockets in it have paths of 107 bytes at most, and ours alone: Ray makes its
     # own writable by everyone, and would also leave the address there for any other program's ray.init() to find.
     try:
-        with warnings.catch_warnings(), environment(allocator.AT_START):
+        with warnings.catch_warnings(), environment(malloc.AT_START):
             warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its children's log files to the collector
             ray.init(
                 "local",

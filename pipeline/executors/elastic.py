@@ -9,6 +9,7 @@ checkpoint has just been written.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -20,9 +21,8 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus,
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from pipeline.errors import ShardlensError
-from pipeline.executors import cluster
-from pipeline.networks import newest_step
+from shardlens.pipeline.errors import ShardlensError
+from shardlens.pipeline.executors import cluster
 
 LOOK_EVERY_S = 1.0
 ATTEMPT_S = 30.0
@@ -33,8 +33,8 @@ ATTEMPT_S = 30.0
 class Wanted:
     """What the policies have to know of the training."""
 
-    folder: str
-    """Where its checkpoints are."""
+    newest: Callable[[], int | None]
+    """Step of its newest complete checkpoint."""
     cpus: float
     gpus: float
     """Of each worker."""
@@ -56,7 +56,7 @@ class RestartPolicy(DefaultFailurePolicy):
         if isinstance(training_failed_error, WorkerGroupError):
             if any(isinstance(found, ShardlensError) for found in training_failed_error.worker_failures.values()):
                 return FailureDecision.RAISE
-            newest = newest_step(self._wanted.folder) or 0
+            newest = self._wanted.newest() or 0
             if newest > self._newest:
                 self._newest, self._worker_group_failures = newest, 0
             self._waits_since = None
@@ -117,7 +117,7 @@ class RoomPolicy(ElasticScalingPolicy):
         if not free:
             self._written = None
             return NoopDecision()
-        newest = newest_step(self._wanted.folder) or 0
+        newest = self._wanted.newest() or 0
         if self._written is None or newest == self._written:
             self._written = newest
             return NoopDecision()

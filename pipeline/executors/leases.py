@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
 
-from pipeline.execution import Item
+from shardlens.pipeline.executors.base import Item
 
 Worker = TypeVar("Worker", bound=Hashable)
 

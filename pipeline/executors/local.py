@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Generic
 
-from pipeline.execution import Done, Item, Result, Stage
+from shardlens.pipeline.executors.base import Done, Item, Result, Stage
 
 LEASES = 2
 """Items in flight at once, each in a thread of its own."""
@@ -20,7 +20,7 @@ class LocalExecutor:
     """Runs stages in this process. A death of the worker is one of the process, so nothing is ever `Lost`."""
 
     def map(self, stage: Stage[Item, Result], items: Iterable[Item], attempts: int = 3) -> Iterator[Done[Item, Result]]:
-        """Run `stage` on every item; see `pipeline.execution.Executor`."""
+        """Run `stage` on every item; see `shardlens.pipeline.executors.base.Executor`."""
         source = iter(items)
         first = list(islice(source, 1))
         if not first:

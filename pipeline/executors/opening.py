@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.execution import Executor
-from pipeline.executors.config import ExecutorConfig
-from pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.executors.base import Executor, ExecutorConfig
+from shardlens.pipeline.executors.local import LocalExecutor
 
 
 @contextmanager
@@ -27,6 +27,18 @@ def open_executor(config: ExecutorConfig | None = None) -> Iterator[Executor]:
 def _open(config: ExecutorConfig) -> Executor:
     if config.kind == "local":
         return LocalExecutor()
-    from pipeline.executors.ray import RayExecutor  # seconds that local runs need not wait
+    apply_defaults()
+    from shardlens.pipeline.executors.ray import RayExecutor  # seconds that local runs need not wait
 
     return RayExecutor(config)
+
+
+def apply_defaults() -> None:
+    """Set what Ray reads from the environment when it is imported, where the user has set nothing.
+
+    RAY_LOG_TO_DRIVER=1 brings the workers' output here, for debugging; otherwise nothing that Ray forwards is printed,
+    because it prints on standard output, among the results.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.setdefault("RAY_LOG_TO_DRIVER", "0") == "0":
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")

@@ -19,11 +19,10 @@ from typing import Any, Generic, Literal
 
 import ray
 
-from pipeline.errors import ExecutionError, ShardlensError
-from pipeline.execution import Done, Item, Lost, Result, Stage
-from pipeline.executors.cluster import connect, describe, grows, holds
-from pipeline.executors.config import ExecutorConfig
-from pipeline.executors.leases import Lease, Leases
+from shardlens.pipeline.errors import ExecutionError, ShardlensError
+from shardlens.pipeline.executors.base import Done, ExecutorConfig, Item, Lost, Result, Stage
+from shardlens.pipeline.executors.cluster import connect, describe, grows, holds
+from shardlens.pipeline.executors.leases import Lease, Leases
 
 SETUPS = 3
 """Workers that may die in a row while they are set up, before the run is given up."""
@@ -51,7 +50,7 @@ class RayExecutor:
     def map(
         self, stage: Stage[Item, Result], items: Iterable[Item], attempts: int = 3
     ) -> Iterator[Done[Item, Result] | Lost[Item]]:
-        """Run `stage` on every item; see `pipeline.execution.Executor`.
+        """Run `stage` on every item; see `shardlens.pipeline.executors.base.Executor`.
 
         At most two items for each worker are in flight, and one for each is read ahead. The workers are the call's
         own: a second call, begun before the first has ended, waits until the cluster can hold both.

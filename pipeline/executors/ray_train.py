@@ -1,20 +1,20 @@
-"""Training on Ray: one worker process for each share of a step, started, watched and restarted by Ray Train.
+"""A gang of workers on Ray: one process for each share of a step, started, watched and restarted by Ray Train.
 
-It only wires: the workers run `pipeline.training.loop`, the first one writes the checkpoints, and what comes back is
-small. Nothing of the run passes through `ray.train.report`, which would hold each worker up until the controller's next
-look at it; progress goes through a queue, checkpoints into the warehouse, and Ray's own storage stays empty. Workers
-that are restarted go on from the last checkpoint there.
+It only wires, and knows nothing of networks: the workers run the loop that the caller gives, the first one writes the
+checkpoints, and what comes back is small. Nothing of the run passes through `ray.train.report`, which would hold each
+worker up until the controller's next look at it; progress goes through a queue, checkpoints into the warehouse, and
+Ray's own storage stays empty. Workers that are restarted resume from the last checkpoint there.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 import ray.train
@@ -26,14 +26,12 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import ExecutionError, ShardlensError
-from pipeline.execution import Progress, ProgressListener
-from pipeline.executors import cluster
-from pipeline.executors.config import ExecutorConfig
-from pipeline.executors.elastic import ATTEMPT_S, RestartPolicy, RoomPolicy, Wanted
-from pipeline.training.job import TrainJob
-from pipeline.training.loop import fit
-from pipeline.training.records import Trained
+from shardlens.pipeline.errors import ExecutionError, ShardlensError
+from shardlens.pipeline.executors import cluster
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress, ProgressListener
+from shardlens.pipeline.executors.elastic import ATTEMPT_S, RestartPolicy, RoomPolicy, Wanted
+
+Result = TypeVar("Result")
 
 REPORT_EVERY_S = 0.25
 LOOK_EVERY_S = 0.2
@@ -72,23 +70,42 @@ class RayWorker:
             raise ExecutionError("training was called off: the process that started it listens no more") from None
 
 
-def fit_on_ray(job: TrainJob, progress: ProgressListener) -> Trained:
-    """Run the training loop on the workers of a Ray cluster, one of this machine if no address is given.
+@dataclass(frozen=True)
+class Gang(Generic[Result]):
+    """Workers that compute together: all of them run, or none."""
+
+    name: str
+    loop: Callable[[RayWorker], Result]
+    """What each worker does; it travels to them. The first worker's result is the gang's."""
+    newest: Callable[[], int | None]
+    """Step of the newest complete checkpoint, from which a restarted gang resumes; None = none yet."""
+    fewest: int
+    most: int
+    max_failures: int
+    """Restarts in a row, without a new checkpoint in between."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.fewest < self.most
+
+
+def run_gang(gang: Gang[Result], config: ExecutorConfig, progress: ProgressListener) -> Result:
+    """Run the gang on a Ray cluster, one of this machine if no address is given; the first worker's result.
 
     Raises:
         ShardlensError: what a worker raised, unchanged.
         ExecutionError: the workers cannot be had, or one died.
     """
-    with cluster.connect(job.config.executor.address):
-        check_room(job)
+    with cluster.connect(config.address):
+        check_room(gang, config)
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        longest = job.config.executor.start_timeout
-        attempt = min(ATTEMPT_S, longest) if job.config.elastic_workers else longest
+        attempt = min(ATTEMPT_S, config.start_timeout) if gang.elastic else config.start_timeout
         patience = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(attempt)}
         environment = cluster.environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
         with environment, tempfile.TemporaryDirectory(prefix="shardlens-train-") as folder:
             queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
-            training = _start(job, queue, folder)
+            training = _start(gang, config, queue, folder)
             try:
                 return _listen(training, queue, progress)
             finally:
@@ -96,13 +113,13 @@ def fit_on_ray(job: TrainJob, progress: ProgressListener) -> Trained:
                 wait([training], FAREWELL_S)
 
 
-def _start(job: TrainJob, queue: Queue, folder: str) -> Future[Trained]:
+def _start(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str) -> Future[Result]:
     """Train in a thread of its own: in the main one Ray would take Ctrl-C over, and not give it back."""
-    training: Future[Trained] = Future()
+    training: Future[Result] = Future()
 
     def run() -> None:
         try:
-            training.set_result(_fit(job, queue, folder))
+            training.set_result(_fit(gang, config, queue, folder))
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, which raises it
             training.set_exception(error)
 
@@ -121,23 +138,22 @@ class _Trainer(TorchTrainer):
         return super()._initialize_and_run_controller(**{**arguments, **self._policies})
 
 
-def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
-    asked, config = job.config.executor, job.config
-    wanted = Wanted(job.folder, asked.cpus_per_worker, asked.gpus_per_worker, asked.start_timeout)
+def _fit(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str) -> Result:
+    wanted = Wanted(gang.newest, config.cpus_per_worker, config.gpus_per_worker, config.start_timeout)
     scaling = ScalingConfig(
-        num_workers=(config.fewest_workers, config.workers) if config.elastic_workers else config.workers,
-        use_gpu=asked.gpus_per_worker > 0,
-        resources_per_worker=_resources(asked),
+        num_workers=(gang.fewest, gang.most) if gang.elastic else gang.most,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker=_resources(config),
     )
-    failures = FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures)
-    policies: dict[str, Any] = {"failure_policy": RestartPolicy(failures, wanted, config.elastic_workers)}
+    failures = FailureConfig(max_failures=gang.max_failures, controller_failure_limit=gang.max_failures)
+    policies: dict[str, Any] = {"failure_policy": RestartPolicy(failures, wanted, gang.elastic)}
     trainer = _Trainer(
-        policies | ({"scaling_policy": RoomPolicy(scaling, wanted)} if config.elastic_workers else {}),
-        train_loop_config={"job": job, "queue": queue},
+        policies | ({"scaling_policy": RoomPolicy(scaling, wanted)} if gang.elastic else {}),
+        train_loop_config={"loop": gang.loop, "queue": queue},
         scaling_config=scaling,
-        torch_config=TorchConfig(backend=backend(asked)),
+        torch_config=TorchConfig(backend=backend(config)),
         run_config=RunConfig(
-            name=job.run,
+            name=gang.name,
             storage_path=folder,
             failure_config=failures,
             logging_config=LoggingConfig(log_level="ERROR"),
@@ -147,8 +163,8 @@ def _fit(job: TrainJob, queue: Queue, folder: str) -> Trained:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
         raise explain(error) from error
-    trained: Trained = result.return_value  # what the first worker's `_train` returned
-    return trained
+    returned: Result = result.return_value  # what the first worker's `_train` returned
+    return returned
 
 
 def _here() -> NodeAffinitySchedulingStrategy:
@@ -156,20 +172,19 @@ def _here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _train(config: dict[str, Any]) -> Trained:
+def _train(config: dict[str, Any]) -> Any:
     """Be one of the workers."""
     context = ray.train.get_context()
-    return fit(
-        config["job"], RayWorker(config["queue"], context.get_world_rank(), context.get_world_size(), str(get_device()))
-    )
+    worker = RayWorker(config["queue"], context.get_world_rank(), context.get_world_size(), str(get_device()))
+    return config["loop"](worker)
 
 
-def _listen(training: Future[Trained], queue: Queue, progress: ProgressListener) -> Trained:
+def _listen(training: Future[Result], queue: Queue, progress: ProgressListener) -> Result:
     """Pass progress on, in the caller's thread, until the training ends."""
     while True:
         ended = bool(wait([training], timeout=LOOK_EVERY_S).done)
-        for found in _take(queue):
-            progress(found)
+        for report in _take(queue):
+            progress(report)
         if ended:
             return training.result()
 
@@ -194,17 +209,16 @@ def _resources(config: ExecutorConfig) -> dict[str, float]:
     return {"CPU": config.cpus_per_worker, **gpus}
 
 
-def check_room(job: TrainJob) -> None:
+def check_room(gang: Gang[Any], config: ExecutorConfig) -> None:
     """Refuse workers that the cluster never has room for; Ray would wait for it to grow.
 
     Raises:
         ExecutionError: it holds fewer, and does not grow.
     """
-    asked = job.config.executor
-    room = cluster.holds(asked.cpus_per_worker, asked.gpus_per_worker)
-    if room < job.config.fewest_workers and not cluster.grows():
+    room = cluster.holds(config.cpus_per_worker, config.gpus_per_worker)
+    if room < gang.fewest and not cluster.grows():
         raise ExecutionError(
-            f"{job.config.fewest_workers} workers of {asked.cpus_per_worker:g} CPU and {asked.gpus_per_worker:g} GPU asked for, "
+            f"{gang.fewest} workers of {config.cpus_per_worker:g} CPU and {config.gpus_per_worker:g} GPU asked for, "
             f"but the cluster can hold {room} ({cluster.describe()}): lower --workers, --cpus-per-worker or "
             "--gpus-per-worker, or join a larger cluster"
         )

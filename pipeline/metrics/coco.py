@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.metrics.engines import AREAS, MAX_DETS, RECALLS, THRESHOLDS, Accumulated, Engine
-from pipeline.metrics.objects import Floats, Ints, Objects, Scope, Task, predicted_objects, truth_objects
+from shardlens.pipeline.metrics.engines import AREAS, MAX_DETS, RECALLS, THRESHOLDS, Accumulated, Engine
+from shardlens.pipeline.metrics.objects import Floats, Ints, Objects, Scope, Task, predicted_objects, truth_objects
 
 CURVE_IOUS = (0.5, 0.75)
 AREA_NAMES = tuple(AREAS)

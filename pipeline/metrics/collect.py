@@ -7,15 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from pipeline import storage, tables
-from pipeline.errors import ExecutionError, StorageError
-from pipeline.execution import Executor, Lost, Progress, ProgressListener
-from pipeline.metrics import partials
-from pipeline.metrics.deal import Deal
-from pipeline.metrics.engines import find_engine
-from pipeline.metrics.objects import Ints
-from pipeline.metrics.stage import EvaluateStage
-from pipeline.runs import RunRecord
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ExecutionError, StorageError
+from shardlens.pipeline.executors.base import Executor, Lost, Progress, ProgressListener
+from shardlens.pipeline.metrics import partials
+from shardlens.pipeline.metrics.deal import Deal
+from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics.objects import Ints
+from shardlens.pipeline.metrics.stage import EvaluateStage
+from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.runs import RunRecord
 
 PROTOCOL = 1
 """Goes up when a partial of the same parts would hold something else."""

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.metrics.objects import Ints, Scope
-from pipeline.metrics.stage import ShardTruth
+from shardlens.pipeline.metrics.objects import Ints, Scope
+from shardlens.pipeline.metrics.stage import ShardTruth
 
 TRUTH = ("image_id", "category_id", "kind", "bbox", "area", "iscrowd", "ignore", "segmentation")
 """Columns of the annotations that metrics read."""

@@ -19,9 +19,9 @@ import hotcoco
 import numpy as np
 from pycocotools.cocoeval import COCOeval, Params
 
-from pipeline.errors import ConfigError
-from pipeline.metrics import partials
-from pipeline.metrics.objects import Floats, Ints, Objects, Task
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.metrics import partials
+from shardlens.pipeline.metrics.objects import Floats, Ints, Objects, Task
 
 THRESHOLDS: Floats = np.asarray(Params("bbox").iouThrs)
 """IoU 0.50, 0.55, ..., 0.95, to the bit those of pycocotools."""

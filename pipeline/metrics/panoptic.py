@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import masks
-from pipeline.errors import DatasetError
-from pipeline.masks import Rle
-from pipeline.metrics.objects import Floats, Ints, Scope
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.masks.rle import Rle
+from shardlens.pipeline.metrics.objects import Floats, Ints, Scope
 
 VOID = -1
 """The category of pixels that are not scored."""

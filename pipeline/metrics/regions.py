@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import DatasetError
-from pipeline.masks import Rle
-from pipeline.metrics.objects import Scope
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.masks.rle import Rle
+from shardlens.pipeline.metrics.objects import Scope
 
 VOID = -1
 """The label of pixels that are not scored."""

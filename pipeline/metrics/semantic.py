@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.masks import run_lengths
-from pipeline.metrics.objects import Floats, Ints, Scope
-from pipeline.metrics.regions import VOID, Region, predicted_regions, size_of, truth_regions
+from shardlens.pipeline.masks.rle import run_lengths
+from shardlens.pipeline.metrics.objects import Floats, Ints, Scope
+from shardlens.pipeline.metrics.regions import VOID, Region, predicted_regions, size_of, truth_regions
 
 BACKGROUND = 0
 METRICS = ("Dice", "IoU", "accuracy")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage, tables
-from pipeline.metrics import coco, panoptic, partials, semantic
-from pipeline.metrics.engines import find_engine
-from pipeline.metrics.objects import Scope
+from shardlens.pipeline import storage
+from shardlens.pipeline.metrics import coco, panoptic, partials, semantic
+from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics.objects import Scope
+from shardlens.pipeline.warehouse import tables
 
 FOUND = ("image_id", "category_id", "kind", "score", "bbox", "segmentation")
 """Columns of the predictions that metrics read."""

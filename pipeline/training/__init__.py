@@ -16,5 +16,5 @@ A step is cut into slots, one for each batch of the most workers; however many w
 slots. So the number of workers changes a run by rounding alone, and may change while it goes on; but for the running
 statistics of batch norms, which are those of the first worker's images.
 
-The loop is plain torch and torch.distributed; `pipeline.executors.ray_train` runs it on a cluster.
+The loop is plain torch and torch.distributed; `shardlens.pipeline.executors.ray_train` runs it on a cluster.
 """

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.spec import ModelSpec, Task
-from pipeline.errors import ConfigError, DatasetError
-from pipeline.metrics.coco import FIGURES
-from pipeline.metrics.semantic import METRICS
-from pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
-from pipeline.training.truth import Truth, readable, select
+from shardlens.models.spec import ModelSpec, Task
+from shardlens.pipeline.errors import ConfigError, DatasetError
+from shardlens.pipeline.metrics.coco import FIGURES
+from shardlens.pipeline.metrics.semantic import METRICS
+from shardlens.pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
+from shardlens.pipeline.training.truth import Truth, readable, select
 
 WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")

@@ -8,12 +8,12 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from pipeline.executors.config import ExecutorConfig
-from pipeline.networks import named_numbers, named_options
-from pipeline.training.augment.config import Augmentation
-from pipeline.training.optimization import Optimization, Optimizer, Precision, Schedule
-from pipeline.training.settings import check
-from pipeline.warehouse import WarehouseRoot
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.networks.named_values import named_numbers, named_options
+from shardlens.pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.optimization import Optimization, Optimizer, Precision, Schedule
+from shardlens.pipeline.training.settings import check
+from shardlens.pipeline.warehouse.layout import WarehouseRoot
 
 __all__ = ["Optimizer", "Precision", "Schedule", "Subject", "TrainConfig", "Transfer"]
 """The first three name the types of inherited fields, which the command line and the forms look up here."""

@@ -10,9 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import charts, storage, tables
-from pipeline.charts import INK, PALETTE, Axis, Curve, Panel
-from pipeline.training.job import TrainJob
+from shardlens.pipeline import storage
+from shardlens.pipeline.training import charts
+from shardlens.pipeline.training.charts import INK, PALETTE, Axis, Curve, Panel
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.warehouse import tables
 
 PICTURE = "curves.png"
 """Its name in a run's folder."""

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from models.spec import InputRule
-from pipeline.datasets import Dataset
-from pipeline.decode import Decoded, DecodePolicy, Postponed
-from pipeline.errors import DatasetError
-from pipeline.fetch import Decoding, Failure, load
-from pipeline.shards import ImageRef, Plan
-from pipeline.training.augment.augmenter import Augmenter
-from pipeline.training.job import TrainJob, usable_images
-from pipeline.training.order import cut, epoch_steps, slots_of
-from pipeline.training.samples import Sample, SampleMaker, blank
-from pipeline.training.truth import read, select
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.images.decode import Decoded, DecodePolicy, Postponed
+from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.shards import Failure, ImageRef, Plan
+from shardlens.pipeline.training.augment.augmenter import Augmenter
+from shardlens.pipeline.training.job import TrainJob, usable_images
+from shardlens.pipeline.training.order import cut, epoch_steps, slots_of
+from shardlens.pipeline.training.samples import Sample, SampleMaker, blank
+from shardlens.pipeline.training.truth import read, select
+from shardlens.pipeline.warehouse.datasets import Dataset
 
 Found = Sequence[tuple[int, Sample | None]]
 """Image ids, each with its sample, or None where it cannot be read."""

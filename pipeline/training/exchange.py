@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.training.records import Step
+from shardlens.pipeline.training.records import Step
 
 
 def sum_over_workers(steps: Sequence[Step], workers: int, device: torch.device) -> list[Step]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from pipeline.errors import ConfigError, TrainingError
-from pipeline.training.data import Batch
+from shardlens.pipeline.errors import ConfigError, TrainingError
+from shardlens.pipeline.training.data import Batch
 
 NAMED = 20
 """Image ids that a message names."""

@@ -8,18 +8,18 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-from models.inputs import scaled
-from pipeline.errors import ConfigError
-from pipeline.execution import Progress
-from pipeline.fetch import Prefetch
-from pipeline.training import state
-from pipeline.training.data import TrainingData
-from pipeline.training.job import TrainJob, Worker
-from pipeline.training.order import steps_per_epoch
-from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
-from pipeline.training.samples import Sample
-from pipeline.training.stepper import build_network, open_device
-from pipeline.weights import save
+from shardlens.models.inputs import scaled
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.networks.weights import save
+from shardlens.pipeline.training import state
+from shardlens.pipeline.training.data import TrainingData
+from shardlens.pipeline.training.job import TrainJob, Worker
+from shardlens.pipeline.training.order import steps_per_epoch
+from shardlens.pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
+from shardlens.pipeline.training.samples import Sample
+from shardlens.pipeline.training.stepper import build_network, open_device
 
 Images = list[Tensor]
 """(3, H, W) float in [0, 1] each, of any sizes."""

@@ -14,22 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-import models
-from models.options import Value, coerce
-from models.spec import BACKGROUND, InputRule, ModelSpec
-from pipeline import runs, storage
-from pipeline.datasets import Dataset
-from pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
-from pipeline.execution import Progress
-from pipeline.networks import read_options, weights_file
-from pipeline.panoptic import stuff_labels
-from pipeline.precision import resolve_precision
-from pipeline.training import checks, notes
-from pipeline.training.augment.augmenter import Augmenter
-from pipeline.training.config import TrainConfig
-from pipeline.training.objectives import VOID, criterion
-from pipeline.training.truth import read, readable, select
-from pipeline.warehouse import Warehouse, check_name
+from shardlens import models
+from shardlens.models.losses.segmentation import VOID
+from shardlens.models.options import Value, coerce
+from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.networks.checkpoints import weights_file
+from shardlens.pipeline.networks.precision import resolve_precision
+from shardlens.pipeline.networks.resolve import read_options
+from shardlens.pipeline.training import checks, notes
+from shardlens.pipeline.training.augment.augmenter import Augmenter
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.objectives import criterion
+from shardlens.pipeline.training.stuff import stuff_labels
+from shardlens.pipeline.training.truth import read, readable, select
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse, check_name
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import torch
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.errors import StorageError, TrainingError
-from pipeline.execution import Progress, ProgressListener, no_progress
-from pipeline.fetch import Prefetch
-from pipeline.networks import step_folder
-from pipeline.training import scores, state
-from pipeline.training.data import Share, TrainingData
-from pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
-from pipeline.training.fitting import fit_at_once
-from pipeline.training.job import TrainJob, Worker
-from pipeline.training.order import smallest_slot, steps_per_epoch
-from pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
-from pipeline.training.state import Saved, Snapshot, Standing
-from pipeline.training.stepper import Stepper
-from pipeline.training.trial import (
+from shardlens.pipeline.errors import StorageError, TrainingError
+from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
+from shardlens.pipeline.executors.malloc import keep_freed_memory
+from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.networks.checkpoints import step_folder
+from shardlens.pipeline.training import scores, state
+from shardlens.pipeline.training.data import Share, TrainingData
+from shardlens.pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
+from shardlens.pipeline.training.fitting import fit_at_once
+from shardlens.pipeline.training.job import TrainJob, Worker
+from shardlens.pipeline.training.order import smallest_slot, steps_per_epoch
+from shardlens.pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
+from shardlens.pipeline.training.state import Saved, Snapshot, Standing
+from shardlens.pipeline.training.stepper import Stepper
+from shardlens.pipeline.training.trial import (
     Trial,
     check_largest,
     check_smallest,
@@ -33,7 +33,7 @@ from pipeline.training.trial import (
     largest_sample,
     smallest_input,
 )
-from pipeline.training.validation import Validator
+from shardlens.pipeline.training.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
     Raises:
         TrainingError: a loss or a gradient is not a finite number any more.
         DatasetError: too many images cannot be read, or their masks do not fit them.
-        ShardlensError: see `pipeline.training.job.prepare`; also a store that stays down.
+        ShardlensError: see `shardlens.pipeline.training.job.prepare`; also a store that stays down.
     """
     with _own_settings(job, worker):
         if job.spec.fits_at_once:

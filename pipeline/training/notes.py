@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.spec import Task
-from pipeline.errors import DatasetError
-from pipeline.precision import resolve_precision
-from pipeline.training.config import TrainConfig
-from pipeline.training.truth import Truth, readable
+from shardlens.models.spec import Task
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.networks.precision import resolve_precision
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.truth import Truth, readable
 
 NAMED = 10
 """Categories, and images, that a message names."""

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.inputs import normalise, scaled
-from models.losses.segmentation import VOID, SegmentationLoss
-from models.options import nearest
-from models.spec import InputRule
-from pipeline.errors import ConfigError
-from pipeline.training.config import TrainConfig
-
-__all__ = ["VOID", "criterion", "detection", "semantic"]
+from shardlens.models.errors import ModelError
+from shardlens.models.inputs import normalise, scaled
+from shardlens.models.losses.segmentation import VOID, SegmentationLoss
+from shardlens.models.options import nearest
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.config import TrainConfig
 
 EXTRA = {"aux": 0.5, "stack": 1.0}
 """Weight of an extra classifier by the beginning of its name: torchvision's recipes, and the stacked hourglass."""

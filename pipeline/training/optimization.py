@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from pipeline.training.settings import check
+from shardlens.pipeline.training.settings import check
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "step", "poly", "constant"]

@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import nn
 
-from pipeline.training.optimization import Optimization
+from shardlens.pipeline.training.optimization import Optimization
 
 SECOND_BETA = 0.999
 """Of AdamW."""

@@ -11,17 +11,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-import models
-from models.spec import BACKGROUND
-from pipeline import storage
-from pipeline.errors import ConfigError, DatasetError
-from pipeline.training.config import TrainConfig
-from pipeline.training.data import TrainingData
-from pipeline.training.job import TrainJob, prepare
-from pipeline.training.objectives import VOID
-from pipeline.training.order import epoch_steps
-from pipeline.training.samples import Sample
-from pipeline.training.stepper import fitting
+from shardlens import models
+from shardlens.models.losses.segmentation import VOID
+from shardlens.models.spec import BACKGROUND
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, DatasetError
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.data import TrainingData
+from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.order import epoch_steps
+from shardlens.pipeline.training.samples import Sample
+from shardlens.pipeline.training.stepper import fitting
 
 TILE = 320
 """Pixels that an image is wide and high at most on the sheet."""
@@ -39,7 +39,7 @@ def preview(config: TrainConfig, count: int) -> str:
         URI of the PNG, in the run's folder; the run itself is not begun.
 
     Raises:
-        ShardlensError: `count` is not positive; see also `pipeline.training.job.prepare` and `stepper.fitting`.
+        ShardlensError: `count` is not positive; see also `shardlens.pipeline.training.job.prepare` and `stepper.fitting`.
     """
     if count < 1:
         raise ConfigError(f"preview is {count}: expected the number of images to draw")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from models.options import nearest
-from pipeline.errors import ConfigError
-from pipeline.training.config import TrainConfig
+from shardlens.models.options import nearest
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.config import TrainConfig
 
 MOBILENET = "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth"
 """Torchvision's ImageNet weights of mobilenet_v2, top-1 71.878."""

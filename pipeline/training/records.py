@@ -3,7 +3,7 @@
 ::
 
     checkpoints/<run>/run.json             settings and their fingerprint, created exclusively
-                      step-000123/...      checkpoints on the way, see `pipeline.training.state`
+                      step-000123/...      checkpoints on the way, see `shardlens.pipeline.training.state`
                       model.safetensors    weights, model, options and labels: `predict --weights` takes it or the folder
                       training.parquet     one row a step
                       train.json           the report; readers take a folder with it for whole
@@ -19,13 +19,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import runs, storage, tables
-from pipeline.errors import RunError
-from pipeline.networks import CHECKPOINT, steps_below
-from pipeline.training.job import TrainJob
-from pipeline.training.state import OWNER, owner
-from pipeline.warehouse import read_json, to_json
-from pipeline.weights import Checkpoint
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.networks.checkpoints import CHECKPOINT, steps_below
+from shardlens.pipeline.networks.weights import Checkpoint
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.training.state import OWNER, owner
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import read_json, to_json
 
 LISTED = 100
 """Unreadable images that train.json names."""

@@ -13,14 +13,14 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.losses.border import border_weights
-from models.losses.segmentation import VOID
-from models.spec import InputRule, Task
-from pipeline import masks
-from pipeline.decode import Decoded
-from pipeline.errors import DatasetError
-from pipeline.frames import Pixel, mask_to_stored_frame, to_stored_frame
-from pipeline.masks import Rle
+from shardlens.models.losses.border import border_weights
+from shardlens.models.losses.segmentation import VOID
+from shardlens.models.spec import InputRule, Task
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.images.decode import Decoded
+from shardlens.pipeline.images.orientation import Pixel, mask_to_stored_frame, to_stored_frame
+from shardlens.pipeline.masks.rle import Rle
 
 Row = Mapping[str, Any]
 

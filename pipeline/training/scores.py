@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import storage, tables
-from pipeline.training.job import TrainJob
+from shardlens.pipeline import storage
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.warehouse import tables
 
 METRICS = "metrics.parquet"
 

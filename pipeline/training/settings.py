@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import ConfigError
+from shardlens.pipeline.errors import ConfigError
 
 
 def check(settings: object, name: str, good: bool, expected: str) -> None:

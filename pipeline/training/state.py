@@ -26,11 +26,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline import storage, tables
-from pipeline.errors import AccessDeniedError, LocationNotFoundError, RunError, StorageError, StorageUnavailableError
-from pipeline.networks import CHECKPOINT, MANIFEST, step_folder, steps_below, whole_step
-from pipeline.warehouse import read_json, to_json
-from pipeline.weights import Checkpoint, to_bytes
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import (
+    AccessDeniedError,
+    LocationNotFoundError,
+    RunError,
+    StorageError,
+    StorageUnavailableError,
+)
+from shardlens.pipeline.networks.checkpoints import CHECKPOINT, MANIFEST, step_folder, steps_below, whole_step
+from shardlens.pipeline.networks.weights import Checkpoint, to_bytes
+from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.layout import read_json, to_json
 
 STATE = "state.pt"
 STEPS = "steps.parquet"

@@ -14,20 +14,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import models
-from pipeline.errors import ConfigError
-from pipeline.precision import autocast
-from pipeline.training import failures, objectives, optimizers
-from pipeline.training.augment.input_scale import at_largest, vary_input
-from pipeline.training.data import Batch, Share
-from pipeline.training.ema import Ema
-from pipeline.training.exchange import ids_of_workers
-from pipeline.training.job import TrainJob, Worker, read_init
-from pipeline.training.order import step_seed, steps_per_epoch
-from pipeline.training.records import Step
-from pipeline.training.samples import Sample
-from pipeline.training.transfer import Initialised, Transfer, initialise
-from pipeline.weights import load
+from shardlens import models
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.networks.precision import autocast
+from shardlens.pipeline.networks.weights import load
+from shardlens.pipeline.training import failures, objectives, optimizers
+from shardlens.pipeline.training.augment.input_scale import at_largest, vary_input
+from shardlens.pipeline.training.data import Batch, Share
+from shardlens.pipeline.training.ema import Ema
+from shardlens.pipeline.training.exchange import ids_of_workers
+from shardlens.pipeline.training.job import TrainJob, Worker, read_init
+from shardlens.pipeline.training.order import step_seed, steps_per_epoch
+from shardlens.pipeline.training.records import Step
+from shardlens.pipeline.training.samples import Sample
+from shardlens.pipeline.training.transfer import Initialised, Transfer, initialise
 
 SMALLEST_SCALE = 1.0
 """Gradients that overflow without fp16's loss scaling do so for another reason; other precisions are never scaled."""

@@ -9,10 +9,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models.matching import COUNTER, match
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.training.config import TrainConfig
-from pipeline.weights import read_state
+from shardlens.models.matching import COUNTER, match
+from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline.networks.weights import read_state
+from shardlens.pipeline.training.config import TrainConfig
 
 BACKBONE = "backbone."
 SHOWN = 4

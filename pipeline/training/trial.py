@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.spec import InputRule, Task
-from pipeline.batches import blown_up
-from pipeline.errors import ConfigError
-from pipeline.shards import ImageRef
-from pipeline.training.config import TrainConfig
-from pipeline.training.failures import OF_ONE_VALUE, too_few_for_statistics
-from pipeline.training.samples import Sample
+from shardlens.models.spec import InputRule, Task
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.images.batches import blown_up
+from shardlens.pipeline.images.shards import ImageRef
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.failures import OF_ONE_VALUE, too_few_for_statistics
+from shardlens.pipeline.training.samples import Sample
 
 SMALL, LARGE = 96, 256
 """Networks are tried on images that they see smaller than SMALL pixels; if LARGE ones fail as well, size is not the fault."""

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.spec import Task
-from pipeline import storage, tables
-from pipeline.datasets import Dataset
-from pipeline.errors import DatasetError
+from shardlens.models.spec import Task
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.datasets import Dataset
 
 COLUMNS = ("annotation_id", "image_id", "category_id", "kind", "bbox", "iscrowd", "ignore", "segmentation")
 """Polygons stay unread: segmentation holds the same, ready to draw."""

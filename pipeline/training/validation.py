@@ -19,24 +19,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from models.box_masks import keep_box_masks
-from models.spec import InputRule
-from pipeline.batches import Batch, batches
-from pipeline.categories import match
-from pipeline.datasets import Dataset
-from pipeline.decode import DecodePolicy
-from pipeline.errors import ConfigError, DatasetError, TrainingError
-from pipeline.evaluate import EXPECTED, merge, scorable
-from pipeline.execution import Progress, ProgressListener, no_progress
-from pipeline.fetch import Decoding, Failure, Prefetch, load
-from pipeline.forward import Forward
-from pipeline.metrics import partials
-from pipeline.metrics.deal import deal
-from pipeline.metrics.stage import EvaluateStage
-from pipeline.rows import ImageRows, predictions_table
-from pipeline.shards import plan
-from pipeline.training.failures import is_out_of_memory, what_was_asked
-from pipeline.training.job import TrainJob
+from shardlens.models.box_masks import keep_box_masks
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import ConfigError, DatasetError, TrainingError
+from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
+from shardlens.pipeline.images.batches import Batch, batches
+from shardlens.pipeline.images.decode import DecodePolicy
+from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.images.shards import Failure, plan
+from shardlens.pipeline.inference.forward import Forward
+from shardlens.pipeline.inference.rows import ImageRows, predictions_table
+from shardlens.pipeline.metrics import partials
+from shardlens.pipeline.metrics.deal import deal
+from shardlens.pipeline.metrics.stage import EvaluateStage
+from shardlens.pipeline.metrics.tasks import EXPECTED, merge, scorable
+from shardlens.pipeline.networks.labels import match
+from shardlens.pipeline.training.failures import is_out_of_memory, what_was_asked
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.warehouse.datasets import Dataset
 
 ENGINE = "hotcoco"
 SHARDS, LARGEST = 16, 64

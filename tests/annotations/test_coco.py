@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as codec
 
-from pipeline.annotations import coco as reader
-from pipeline.errors import ConfigError, DatasetError
+from shardlens.pipeline.annotations import coco as reader
+from shardlens.pipeline.errors import ConfigError, DatasetError
 from tests.annotations.tiny import HEIGHT, WIDTH, assembled, box, coco, image, jpeg, put, put_coco, rows, tar
 
 TRIANGLE = [[10.25, 5.5, 30.0, 5.5, 10.25, 25.125]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.annotations.formats import READERS, detect
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.formats import READERS, detect
+from shardlens.pipeline.errors import DatasetError
 from tests.annotations.tiny import put
 
 

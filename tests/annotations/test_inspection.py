@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.annotations import plain
-from pipeline.annotations.inspection import BATCH, HEADER, Batch, Inspect, Inspected, batches, inspect
-from pipeline.annotations.source import Request, Source
-from pipeline.execution import Done, Item, Lost, Progress, Result, Stage, no_progress
+from shardlens.pipeline.annotations import plain
+from shardlens.pipeline.annotations.inspection import BATCH, HEADER, Batch, Inspect, Inspected, batches, inspect
+from shardlens.pipeline.annotations.source import Request, Source
+from shardlens.pipeline.executors.base import Done, Item, Lost, Progress, Result, Stage, no_progress
 from tests.annotations.tiny import HEIGHT, WIDTH, Here, jpeg, put, tar
-from tests.images import encode, forged_jpeg, picture
+from tests.drawn_images import encode, forged_jpeg, picture
 
 
 class Deadly(Here):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.annotations.json_stream import items, text_of
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.json_stream import items, text_of
+from shardlens.pipeline.errors import DatasetError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import masks
-from pipeline.annotations import label_maps
-from pipeline.errors import ConfigError, DatasetError
+from shardlens.pipeline import masks
+from shardlens.pipeline.annotations import label_maps
+from shardlens.pipeline.errors import ConfigError, DatasetError
 from tests.annotations.tiny import HEIGHT, WIDTH, assembled, jpeg, png, put, rows, tar
-from tests.images import encode, picture
+from tests.drawn_images import encode, picture
 
 
 def blocks(*values: int, dtype: type = np.uint8) -> Any:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.annotations import places, plain
-from pipeline.annotations.places import below, images, listing
-from pipeline.errors import DatasetError
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import places, plain
+from shardlens.pipeline.annotations.places import below, images, listing
+from shardlens.pipeline.errors import DatasetError
 from tests.annotations.tiny import Here, assembled, jpeg, put, rows, tar
 from tests.conftest import Bucket
 

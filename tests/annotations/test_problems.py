@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.annotations.problems import Flags, Problem, Problems
+from shardlens.pipeline.annotations.problems import Flags, Problem, Problems
 
 LISTS = pa.list_(pa.string())
 

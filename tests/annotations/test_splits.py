@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import tables
-from pipeline.annotations.assembly import Assembled
-from pipeline.annotations.source import annotation_row
-from pipeline.annotations.splits import Part, merge, of_splits
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.assembly import Assembled
+from shardlens.pipeline.annotations.source import annotation_row
+from shardlens.pipeline.annotations.splits import Part, merge, of_splits
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
 from tests.annotations.tiny import rows
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.annotations import tars
-from pipeline.errors import DatasetError, LocationNotFoundError
+from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import tars
+from shardlens.pipeline.errors import DatasetError, LocationNotFoundError
 from tests.annotations.tiny import put, tar
 
 

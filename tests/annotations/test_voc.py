@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.annotations import voc
-from pipeline.errors import DatasetError
+from shardlens.pipeline.annotations import voc
+from shardlens.pipeline.errors import DatasetError
 from tests.annotations.tiny import HEIGHT, WIDTH, assembled, jpeg, put, rows, voc_object, xml
 
 

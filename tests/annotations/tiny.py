@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.annotations.assembly import Assembled, assemble
-from pipeline.annotations.inspection import inspect
-from pipeline.annotations.source import Reader, Request, Source
-from pipeline.datasets import Dataset, IngestConfig, IngestReport, ingest
-from pipeline.execution import Done, Item, Lost, Result, Stage, no_progress
-from pipeline.warehouse import Warehouse
-from tests.images import encode, picture
+from shardlens.pipeline.annotations.assembly import Assembled, assemble
+from shardlens.pipeline.annotations.inspection import inspect
+from shardlens.pipeline.annotations.source import Reader, Request, Source
+from shardlens.pipeline.executors.base import Done, Item, Lost, Result, Stage, no_progress
+from shardlens.pipeline.ingest import IngestConfig, IngestReport, ingest
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
+from tests.drawn_images import encode, picture
 
 WIDTH, HEIGHT = 64, 48
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.precision import bf16_speedup
+from shardlens.pipeline.networks.precision import bf16_speedup
 
 NAMES = ("throughput", "overhead", "device", "evaluation", "scale", "cluster", "masks")
 """Those run when none is named; `training`, of another command, is run by its name, and the networks' tables by theirs."""

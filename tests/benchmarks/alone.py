@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Figures = TypeVar("Figures")
-PRELOADED = ["torch", "torchvision", "pipeline.datasets", "pipeline.evaluate", "pipeline.predict", "pipeline.train"]
+PRELOADED = [
+    "torch",
+    "torchvision",
+    "shardlens.pipeline.ingest",
+    "shardlens.pipeline.evaluate",
+    "shardlens.pipeline.predict",
+    "shardlens.pipeline.train",
+]
 """Imported once, in the process that the others are forks of; Ray is not, whose import belongs to a start."""
 
 

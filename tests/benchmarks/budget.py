@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from models.options import Value
-from pipeline.train import TrainConfig, train
+from shardlens.models.options import Value
+from shardlens.pipeline.train import TrainConfig, train
 
 
 @dataclass(frozen=True)

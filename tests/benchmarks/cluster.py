@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline.execution import Done, Executor
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.executors.base import Done, Executor, ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
 from tests.benchmarks.alone import alone
 
 WORKERS, ITEMS, SECONDS = 64, 2_000, 0.1

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from models import build
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
+from shardlens.models import build
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
 from tests.benchmarks.budget import Entry, fit, milliseconds, plain
 
 REALDATA = Path(os.environ.get("SHARDLENS_REALDATA", "../shared/data"))

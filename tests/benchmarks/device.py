@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
 from tests.benchmarks.alone import alone
 from tests.benchmarks.overhead import draw
 

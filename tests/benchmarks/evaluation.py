@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
 from tests.benchmarks.alone import alone, peak
 
 SIZES = {"bbox": (5_000, 36_000, 500_000), "segm": (500, 3_600, 50_000)}

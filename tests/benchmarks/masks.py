@@ -18,11 +18,11 @@ from pycocotools import mask
 from scipy import ndimage
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from pipeline import masks
-from pipeline.masks import Rle
-from pipeline.postprocess import PostProcessing, decide
-from pipeline.rows import from_canvas
-from pipeline.spans import Canvas
+from shardlens.pipeline import masks
+from shardlens.pipeline.inference.postprocess import PostProcessing, decide
+from shardlens.pipeline.inference.rows import from_canvas
+from shardlens.pipeline.masks.rle import Rle
+from shardlens.pipeline.masks.spans import Canvas
 
 HEIGHT, WIDTH = 1080, 1920
 COUNT = 100

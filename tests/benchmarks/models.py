@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.spec import InputRule, ModelSpec
+from shardlens.models.spec import InputRule, ModelSpec
 from tests.benchmarks.masks import instances
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from tests import images
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from tests import drawn_images
 from tests.benchmarks.alone import alone, peak
 
 MODEL = "tests.benchmarks.models:NOTHING"
@@ -33,8 +33,8 @@ def draw(folder: Path, count: int, distinct: int = 100) -> None:
     for i in range(count):
         place = folder / f"{i:05d}.jpg"
         if i < distinct:
-            pixels = np.clip(images.picture(480, 640, i) + rng.integers(-20, 20, (480, 640, 3)), 0, 255)
-            place.write_bytes(images.encode(pixels.astype(np.uint8), "JPEG", quality=85))
+            pixels = np.clip(drawn_images.picture(480, 640, i) + rng.integers(-20, 20, (480, 640, 3)), 0, 255)
+            place.write_bytes(drawn_images.encode(pixels.astype(np.uint8), "JPEG", quality=85))
         else:
             place.hardlink_to(folder / f"{i % distinct:05d}.jpg")
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import models
+from shardlens import models
 
 MODEL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 LABELS = 91

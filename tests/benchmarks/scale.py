@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import runs, tables
-from pipeline.annotations.assembly import Assembled
-from pipeline.datasets import publish
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, prepare
-from pipeline.query import query
-from pipeline.runs import ShardParts
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline.annotations.assembly import Assembled
+from shardlens.pipeline.ingest import publish
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, prepare
+from shardlens.pipeline.query import query
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.runs import ShardParts
 from tests.benchmarks.alone import alone, peak
 
 MODEL = "tests.benchmarks.models:NOTHING"
@@ -123,7 +123,15 @@ def ask(warehouse: str) -> dict[str, float]:
     found: dict[str, float] = {}
     job = prepare(asked(warehouse, PARTS * 100, PARTS))
     runs.commit(job.record, runs.present(job.record).values(), {})
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "query", SQL, "--warehouse", warehouse]
+    command = [
+        sys.executable,
+        "-c",
+        "from shardlens.pipeline.cli import main; main()",
+        "query",
+        SQL,
+        "--warehouse",
+        warehouse,
+    ]
     timed("query", found, lambda: query(warehouse, SQL))
     timed("query command", found, lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
     return found

@@ -24,16 +24,16 @@ from typing import Any
 
 import torch
 
-from models import build, find
-from models.options import Value
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
-from pipeline.inference import InferenceConfig
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from pipeline.query import query
-from pipeline.segmenter import Segmenter
+from shardlens.models import build, find
+from shardlens.models.options import Value
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.inference.options import InferenceConfig
+from shardlens.pipeline.inference.semantic import Segmenter
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.query import query
 from tests.benchmarks.budget import Entry, fit, milliseconds, plain
 
 REALDATA = Path(os.environ.get("SHARDLENS_REALDATA", "../shared/data"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from pipeline import masks, runs, tables
-from pipeline.annotations.assembly import Assembled
-from pipeline.datasets import publish
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, prepare
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.assembly import Assembled
+from shardlens.pipeline.ingest import publish
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, prepare
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 MODEL = "tests.benchmarks.models:NOTHING"
 CATEGORIES = 80

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.precision import resolve_precision
-from pipeline.predict import PredictConfig, predict
-from tests import images
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.precision import resolve_precision
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from tests import drawn_images
 from tests.benchmarks import peers
 from tests.benchmarks.alone import alone
 from tests.benchmarks.peers import BATCH, CORES, MODEL
@@ -42,8 +43,8 @@ def draw(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
         noise = rng.integers(-20, 20, (480, 640, 3))
-        pixels = np.clip(images.picture(480, 640, i) + noise, 0, 255).astype(np.uint8)
-        (folder / "images" / f"{i:04d}.jpg").write_bytes(images.encode(pixels, "JPEG", quality=85))
+        pixels = np.clip(drawn_images.picture(480, 640, i) + noise, 0, 255).astype(np.uint8)
+        (folder / "images" / f"{i:04d}.jpg").write_bytes(drawn_images.encode(pixels, "JPEG", quality=85))
     peers.draw_weights(folder, peers.decoded(peers.photos(folder)[0]))
 
 

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import models
-from flows.shapes import draw_dataset
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.decode import DecodePolicy, decode
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.train import TrainConfig, train
+from shardlens import models
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.images.decode import DecodePolicy, decode
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.train import TrainConfig, train
 from tests.benchmarks.alone import alone
 
 IMAGES, SIDE, BATCH = 256, 256, 8

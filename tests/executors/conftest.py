@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.execution import Executor
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.executors.base import Executor, ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
 
 TWO = ExecutorConfig(kind="ray", workers="1:2", cpus_per_worker=0.5)
 """Two workers, on one core as well."""

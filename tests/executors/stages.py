@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import StorageError, WeightsError
+from shardlens.pipeline.errors import StorageError, WeightsError
 
 WAIT_S = 20.0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.execution import Done, Executor
-from pipeline.predict import PredictConfig, prepare
-from pipeline.predictor import ShardWork
+from shardlens.pipeline.executors.base import Done, Executor
+from shardlens.pipeline.inference.shard_work import ShardWork
+from shardlens.pipeline.predict import PredictConfig, prepare
 from tests.test_costs import IMAGES, config
 
 __all__ = ["config"]

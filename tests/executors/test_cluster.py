@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution import Executor
+from shardlens.pipeline.executors.base import Executor
 from tests.executors.stages import Square, calls, wait_until
 
 pytestmark = [
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import os, sys
 from pathlib import Path
-from pipeline.errors import ShardlensError
-from pipeline.execution import Lost
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.errors import ShardlensError
+from shardlens.pipeline.executors.base import Lost
+from shardlens.pipeline.executors import ExecutorConfig, open_executor
 from tests.executors.stages import Square
 
 folder = Path(sys.argv[1])
@@ -145,7 +145,7 @@ def test_a_cluster_that_is_joined_goes_on(pool: Executor, tmp_path: Path) -> Non
 
 
 def test_the_token_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.executors.cluster import guard_token
+    from shardlens.pipeline.executors.cluster import guard_token
 
     monkeypatch.setenv("HOME", str(tmp_path))
     token = tmp_path / ".ray" / "auth_token"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.executors import ExecutorConfig
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.executors.base import ExecutorConfig
 
 
 @pytest.mark.parametrize(

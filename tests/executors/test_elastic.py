@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,18 @@ from ray.train.v2._internal.execution.failure_handling.failure_policy import Fai
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from pipeline.errors import TrainingError
-from pipeline.executors.elastic import RestartPolicy, Wanted
-from pipeline.networks import MANIFEST
+from shardlens.pipeline.errors import TrainingError
+from shardlens.pipeline.executors.elastic import RestartPolicy, Wanted
+from shardlens.pipeline.networks.checkpoints import MANIFEST, newest_step
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 DEATH = WorkerGroupError("died", {1: RuntimeError("connection closed by peer")})
 
 
 def policy(folder: Path, elastic: bool = False, patience: float = 60.0) -> RestartPolicy:
-    return RestartPolicy(FailureConfig(max_failures=2), Wanted(str(folder), 1, 0, patience), elastic)
+    return RestartPolicy(
+        FailureConfig(max_failures=2), Wanted(partial(newest_step, str(folder)), 1, 0, patience), elastic
+    )
 
 
 def written(folder: Path, step: int) -> Path:

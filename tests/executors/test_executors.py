@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageError, WeightsError
-from pipeline.execution import Done, Executor
+from shardlens.pipeline.errors import StorageError, WeightsError
+from shardlens.pipeline.executors.base import Done, Executor
 from tests.executors.stages import WAIT_S, Hold, Meet, Square, Unset, calls, lines, wait_until
 
 AHEAD = 6

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.executors import keeper
+from shardlens.pipeline.executors import keeper
 from tests.executors.stages import wait_until
 
 OPENS = "import sys, time; file = open(sys.argv[1] + '/log', 'a'); print(flush=True); time.sleep(60)"

@@ -7,7 +7,7 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.executors.leases import Lease, Leases
+from shardlens.pipeline.executors.leases import Lease, Leases
 
 
 def deal(leases: Leases[str, int], coming: int = 0) -> list[tuple[str, Lease[int]]]:

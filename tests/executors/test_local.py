@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageError
-from pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.errors import StorageError
+from shardlens.pipeline.executors.local import LocalExecutor
 from tests.executors.stages import Square, calls
 
 

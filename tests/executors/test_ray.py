@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ExecutionError
-from pipeline.execution import Done, Executor, Lost
-from pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.errors import ExecutionError
+from shardlens.pipeline.executors.base import Done, Executor, ExecutorConfig, Lost
+from shardlens.pipeline.executors.opening import open_executor
 from tests.executors.conftest import TWO
 from tests.executors.stages import Environment, Meet, Square, Unset, calls, lines, wait_until, workers
 
@@ -199,7 +199,7 @@ def test_waiting_for_a_busy_cluster_has_an_end(tmp_path: Path) -> None:
 def test_a_death_is_told_in_a_line(said: str, line: str) -> None:
     from ray.exceptions import RayError
 
-    from pipeline.executors.ray import reason
+    from shardlens.pipeline.executors.ray import reason
 
     assert reason(RayError(said)) == line
 

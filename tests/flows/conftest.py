@@ -11,12 +11,12 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows.server import prefect_server
-from flows.shapes import draw_dataset
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors.local import LocalExecutor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig
+from shardlens.flows.server import prefect_server
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig
 from tests.conftest import free_ports
 
 

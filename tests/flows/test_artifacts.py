@@ -9,11 +9,11 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from flows.artifacts import ProgressArtifacts, category_rows, key, mean_rows, run_line
-from pipeline import tables
-from pipeline.evaluate import Evaluation
-from pipeline.execution import Progress
-from pipeline.predict import PredictReport
+from shardlens.flows.artifacts import ProgressArtifacts, category_rows, key, mean_rows, run_line
+from shardlens.pipeline.evaluate import Evaluation
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.predict import PredictReport
+from shardlens.pipeline.warehouse import tables
 from tests.flows.seen import artifacts, flow_run
 
 REPORT = PredictReport(

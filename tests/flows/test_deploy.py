@@ -16,7 +16,7 @@ from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import get_current_settings
 
-from pipeline.cli import build_app
+from shardlens.pipeline.cli import build_app
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -74,7 +74,7 @@ def test_prefect_deploys_them(client: SyncPrefectClient) -> None:
         command = [sys.executable, "-m", "prefect", *shlex.split(words)]
         subprocess.run(command, env={**environment, "PATH": ""}, cwd=ROOT, check=True, capture_output=True, timeout=120)
     nightly = client.read_deployment_by_name("dataset_inference/nightly")
-    assert (nightly.work_pool_name, nightly.entrypoint) == ("shardlens", "flows.inference.dataset_inference")
+    assert (nightly.work_pool_name, nightly.entrypoint) == ("shardlens", "shardlens.flows.inference.dataset_inference")
     assert nightly.parameter_openapi_schema is not None
     assert "PredictConfig" in nightly.parameter_openapi_schema["definitions"]
     assert (nightly.schedules[0].active, nightly.pull_steps) == (False, [])

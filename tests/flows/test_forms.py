@@ -10,12 +10,12 @@ from cyclopts import Parameter
 from prefect import Flow, flow
 from prefect.utilities.callables import parameter_schema
 
-from flows import stages
-from flows.forms import Form, field_lines, given
-from flows.inference import dataset_inference
-from pipeline.executors import ExecutorConfig
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig
+from shardlens.flows import stages
+from shardlens.flows.forms import Form, field_lines, given
+from shardlens.flows.inference import dataset_inference
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig
 
 FLOWS = [stages.ingest, stages.predict, stages.evaluate, stages.train, dataset_inference]
 

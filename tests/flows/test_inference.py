@@ -11,16 +11,16 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 
-from flows.inference import Inference, dataset_inference
-from flows.patience import Patience
-from pipeline import runs, storage
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.errors import ConfigError, ModelError, WeightsError
-from pipeline.executors.local import LocalExecutor
-from pipeline.predict import PredictConfig
-from pipeline.storage import Backoff
-from pipeline.train import TrainConfig
-from pipeline.warehouse import Warehouse
+from shardlens.flows.inference import Inference, dataset_inference
+from shardlens.flows.patience import Patience
+from shardlens.pipeline.errors import ConfigError, ModelError, WeightsError
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.storage import Backoff, objects
+from shardlens.pipeline.train import TrainConfig
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.flows.failing_store import Outage, failing_store
 from tests.flows.seen import artifacts, flow_run, task_runs
 
@@ -99,7 +99,7 @@ def test_training_first_predicts_with_the_checkpoint(client: SyncPrefectClient, 
 def test_a_store_that_comes_back_costs_a_retry(
     client: SyncPrefectClient, shapes: PredictConfig, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BACKOFF", Backoff(attempts=2, first_s=0.01))
+    monkeypatch.setattr(objects, "BACKOFF", Backoff(attempts=2, first_s=0.01))
     outage = Outage(2)
     with failing_store(drawn, outage) as url:
         network = replace(shapes.network, labels=f"{url}/labels.txt")

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from flows.logs import leave_out_tracebacks, without_traceback
-from pipeline.errors import ConfigError
+from shardlens.flows.logs import leave_out_tracebacks, without_traceback
+from shardlens.pipeline.errors import ConfigError
 
 
 @pytest.mark.parametrize(("error", "traceback"), [(ConfigError("batch_size is 0"), False), (KeyError("x"), True)])

@@ -8,9 +8,9 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from flows import tasks
-from flows.patience import Patience, may_pass
-from pipeline import errors
+from shardlens.flows import tasks
+from shardlens.flows.patience import Patience, may_pass
+from shardlens.pipeline import errors
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.serve import ServeConfig, checked, placed, serve
-from pipeline import runs
-from pipeline.errors import ConfigError, DatasetError, ModelError
-from pipeline.predict import PredictConfig
-from pipeline.warehouse import Warehouse
+from shardlens.flows.serve import ServeConfig, checked, placed, serve
+from shardlens.pipeline.errors import ConfigError, DatasetError, ModelError
+from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.conftest import ROOT, free_ports
 from tests.flows.seen import artifacts
 
@@ -36,7 +36,7 @@ LOOPBACK = re.compile(r"127\.0\.0\.1|::1|localhost|None|/.*")
 def served(shapes: PredictConfig, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Serve in a process of its own, with a Prefect of its own; gives the process and the server's port."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-m", "flows.serve", shapes.dataset, "--port", str(port), *options]
+    command = [sys.executable, "-m", "shardlens.flows.serve", shapes.dataset, "--port", str(port), *options]
     command += ["--warehouse", shapes.warehouse, "--model", "unet", "--weights", "random"]
     command += ["--labels", str(shapes.network.labels)]
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "WIRETAP_LOG": str(folder / "addresses.txt")}

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.server import _free_port, answers, prefect_server
-from pipeline.errors import ConfigError
+from shardlens.flows.server import _free_port, answers, prefect_server
+from shardlens.pipeline.errors import ConfigError
 from tests.conftest import ROOT, free_ports
 
 OWNER = """
 import sys, time
-from flows.server import prefect_server
+from shardlens.flows.server import prefect_server
 with prefect_server(int(sys.argv[1])) as url:
     print(url, flush=True)
     time.sleep(600)

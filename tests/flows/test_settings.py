@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from flows.settings import DEFAULTS, apply_defaults
+from shardlens.flows.settings import DEFAULTS, apply_defaults
 from tests.conftest import ROOT
 
 

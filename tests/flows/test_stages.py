@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from flows import stages
-from pipeline import runs
-from pipeline.datasets import Dataset, IngestConfig
-from pipeline.evaluate import EvaluateConfig
-from pipeline.predict import PredictConfig
-from pipeline.train import TrainConfig
-from pipeline.warehouse import Warehouse
+from shardlens.flows import stages
+from shardlens.pipeline.evaluate import EvaluateConfig
+from shardlens.pipeline.ingest import IngestConfig
+from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.train import TrainConfig
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.flows.seen import artifacts, flow_run
 
 pytestmark = pytest.mark.prefect

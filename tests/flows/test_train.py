@@ -15,16 +15,16 @@ from PIL import Image
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 
-from flows.artifacts import watched_by
-from flows.patience import Patience
-from flows.shapes import draw_dataset
-from flows.train import Training, dataset_training
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.execution import Progress
-from pipeline.executors.local import LocalExecutor
-from pipeline.query import query
-from pipeline.train import TrainConfig
+from shardlens.flows.artifacts import watched_by
+from shardlens.flows.patience import Patience
+from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.train import Training, dataset_training
+from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.query import query
+from shardlens.pipeline.train import TrainConfig
 from tests.flows.seen import artifacts, flow_run, task_runs
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]

@@ -11,8 +11,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline import masks, tables
-from pipeline.metrics.objects import Scope
+from shardlens.pipeline import masks
+from shardlens.pipeline.metrics.objects import Scope
+from shardlens.pipeline.warehouse import tables
 
 HEIGHT, WIDTH = 120, 150
 CATEGORIES = (3, 5, 40, 41)

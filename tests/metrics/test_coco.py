@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from pipeline import tables
-from pipeline.errors import ConfigError
-from pipeline.metrics import coco
-from pipeline.metrics.coco import FIGURES
-from pipeline.metrics.engines import ENGINES, find_engine
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.metrics import coco
+from shardlens.pipeline.metrics.coco import FIGURES
+from shardlens.pipeline.metrics.engines import ENGINES, find_engine
+from shardlens.pipeline.warehouse import tables
 from tests.metrics.coco_sets import CATEGORIES, CocoSet, annotation, by_pycocotools, random_set, shape
 
 BOX = [10.0, 10.0, 40.0, 40.0]

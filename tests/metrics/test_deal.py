@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from pipeline import tables
-from pipeline.metrics.deal import TRUTH, deal
+from shardlens.pipeline.metrics.deal import TRUTH, deal
+from shardlens.pipeline.warehouse import tables
 
 
 def image_table(sizes):

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import masks, tables
-from pipeline.errors import DatasetError
-from pipeline.metrics import panoptic
-from pipeline.metrics.objects import Scope
-from pipeline.metrics.panoptic import VOID, Segments, quality
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.metrics import panoptic
+from shardlens.pipeline.metrics.objects import Scope
+from shardlens.pipeline.metrics.panoptic import VOID, Segments, quality
+from shardlens.pipeline.warehouse import tables
 
 CATEGORIES = [(3, "disc"), (7, "sky")]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.metrics import partials
+from shardlens.pipeline.metrics import partials
 
 ARRAYS = {"bbox": {"state": np.frombuffer(b"abc", dtype=np.uint8), "found": np.array(3)}, "semantic": {"n": np.eye(2)}}
 

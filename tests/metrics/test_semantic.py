@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import masks, tables
-from pipeline.errors import DatasetError
-from pipeline.metrics import semantic
-from pipeline.metrics.objects import Scope
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.metrics import semantic
+from shardlens.pipeline.metrics.objects import Scope
+from shardlens.pipeline.warehouse import tables
 
 CATEGORIES = (2, 5, 9)
 NAMED = [(2, "cell"), (5, "wall"), (9, "dust")]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models import build, find
-from models.options import parameters
+from shardlens.models import build, find
+from shardlens.models.options import parameters
 from tests.models.small import SMALL, Value
 
 CLASSES = 4

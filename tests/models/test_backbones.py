@@ -2,8 +2,8 @@ import pytest
 import torch
 import torchvision
 
-from models.backbones import Backbone
-from models.errors import ModelError
+from shardlens.models.backbones import Backbone
+from shardlens.models.errors import ModelError
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0", "densenet121"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-import models
-from models.box_masks import keep_box_masks
-from pipeline import masks
-from pipeline.decode import Decoded
-from pipeline.rows import from_detection
+from shardlens import models
+from shardlens.models.box_masks import keep_box_masks
+from shardlens.pipeline import masks
+from shardlens.pipeline.images.decode import Decoded
+from shardlens.pipeline.inference.rows import from_detection
 
 
 def mask_rcnn() -> torch.nn.Module:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.darknet.anchors import cluster, mean_best_iou, shape_iou
-from models.errors import ModelError
+from shardlens.models.darknet.anchors import cluster, mean_best_iou, shape_iou
+from shardlens.models.errors import ModelError
 
 
 def test_shapes_are_compared_by_their_centres():

@@ -3,13 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.darknet import architectures
-from models.darknet.architectures import Plan, read_anchors
-from models.darknet.loss import Truth
-from models.darknet.network import DarknetDetector
-from models.darknet.zoo import COCO, VARIANTS
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.darknet import architectures
+from shardlens.models.darknet.architectures import Plan, read_anchors
+from shardlens.models.darknet.loss import Truth
+from shardlens.models.darknet.network import DarknetDetector
+from shardlens.models.darknet.zoo import COCO, VARIANTS
+from shardlens.models.errors import ModelError
 from tests.models.small import SMALL
 
 NAMES = [variant.name for variant in VARIANTS]

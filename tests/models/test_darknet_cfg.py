@@ -1,9 +1,9 @@
 import pytest
 
-from models import build
-from models.darknet.cfg import parse, render
-from models.darknet.cfg import section as made
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.darknet.cfg import parse, render
+from shardlens.models.darknet.cfg import section as made
+from shardlens.models.errors import ModelError
 from tests.models.samples import CLASSES, TINY_CFG
 
 

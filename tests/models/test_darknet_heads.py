@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from models.darknet.cfg import parse
-from models.darknet.heads import Decoder, Level, Selection, read_level
-from models.darknet.layers import Shape
-from models.errors import ModelError
+from shardlens.models.darknet.cfg import parse
+from shardlens.models.darknet.heads import Decoder, Level, Selection, read_level
+from shardlens.models.darknet.layers import Shape
+from shardlens.models.errors import ModelError
 
 ONE_CELL = Level(((16.0, 8.0),), classes=2, scale=1.0, new_coords=False, shape=Shape(7, 1, 1))
 IMAGE = Shape(3, 160, 160)

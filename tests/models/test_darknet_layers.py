@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from models.darknet.cfg import parse
-from models.darknet.layers import ACTIVATIONS, MaxPool, Reorg, Route, Shape, Shortcut, Upsample, build
-from models.errors import ModelError
+from shardlens.models.darknet.cfg import parse
+from shardlens.models.darknet.layers import ACTIVATIONS, MaxPool, Reorg, Route, Shape, Shortcut, Upsample, build
+from shardlens.models.errors import ModelError
 
 NINE = torch.arange(1.0, 10).reshape(1, 1, 3, 3)
 

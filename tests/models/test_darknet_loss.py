@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from models.darknet.cfg import parse
-from models.darknet.heads import Decoder, Level
-from models.darknet.layers import Shape
-from models.darknet.loss import DarknetLoss, Terms, Truth, best_overlaps, read_terms, read_truth
-from models.errors import ModelError
+from shardlens.models.darknet.cfg import parse
+from shardlens.models.darknet.heads import Decoder, Level
+from shardlens.models.darknet.layers import Shape
+from shardlens.models.darknet.loss import DarknetLoss, Terms, Truth, best_overlaps, read_terms, read_truth
+from shardlens.models.errors import ModelError
 
 COARSE = Level(((32.0, 32.0), (48.0, 24.0)), classes=2, scale=1.0, new_coords=False, shape=Shape(14, 2, 2))
 FINE = Level(((8.0, 8.0),), classes=2, scale=1.0, new_coords=False, shape=Shape(7, 4, 4))

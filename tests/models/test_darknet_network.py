@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import build, find
-from models.darknet.loss import read_truth
-from models.errors import ModelError
+from shardlens.models import build, find
+from shardlens.models.darknet.loss import read_truth
+from shardlens.models.errors import ModelError
 from tests.models.samples import CLASSES, TINY_CFG, sample_images, sample_target
 
 

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from models import build
-from models.darknet.cfg import parse
-from models.darknet.heads import Decoder, Level, Selection, read_level
-from models.darknet.layers import Shape
-from models.darknet.loss import DarknetLoss, Terms, Truth
-from models.darknet.tree import WordTree, flat_tree, read_map, read_tree, write_tree
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.darknet.cfg import parse
+from shardlens.models.darknet.heads import Decoder, Level, Selection, read_level
+from shardlens.models.darknet.layers import Shape
+from shardlens.models.darknet.loss import DarknetLoss, Terms, Truth
+from shardlens.models.darknet.tree import WordTree, flat_tree, read_map, read_tree, write_tree
+from shardlens.models.errors import ModelError
 from tests.models.small import SMALL
 
 ANIMALS = """

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import build
-from models.darknet.weights_file import Header
-from models.errors import WeightsError
+from shardlens.models import build
+from shardlens.models.darknet.weights_file import Header
+from shardlens.models.errors import WeightsError
 from tests.models.samples import CLASSES, TINY_CFG
 
 FLOATS = 4 * 8 + 8 * 3 * 9 + 4 + 4 * 4 + 27 + 27 * 12

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models.resnet import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 
-import models
-from models.folding import fold_batch_norms
+from shardlens import models
+from shardlens.models.folding import fold_batch_norms
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.hourglass import Bottleneck, Hourglass, Residual
+from shardlens.models.hourglass import Bottleneck, Hourglass, Residual
 
 
 @pytest.mark.parametrize("block", [Residual, Bottleneck])

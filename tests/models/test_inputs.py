@@ -2,10 +2,10 @@ import pytest
 import torch
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
-from models import build, find
-from models.errors import ModelError
-from models.inputs import prepare, restore
-from models.spec import InputRule
+from shardlens.models import build, find
+from shardlens.models.errors import ModelError
+from shardlens.models.inputs import prepare, restore
+from shardlens.models.spec import InputRule
 from tests.models.samples import sample_images
 
 PRESET = InputRule(min_size=520, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-import models
-from models.backbones import Backbone
-from models.matching import match
+from shardlens import models
+from shardlens.models.backbones import Backbone
+from shardlens.models.matching import match
 
 
 def tensors(**shapes: tuple[int, ...]) -> dict[str, Tensor]:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import build, find
-from models.errors import WeightsError
-from models.mismatch import explain
-from pipeline.weights import Checkpoint, load, save
+from shardlens.models import build, find
+from shardlens.models.errors import WeightsError
+from shardlens.models.mismatch import explain
+from shardlens.pipeline.networks.weights import Checkpoint, load, save
 from tests.models.small import SMALL
 
 DETECTORS = [name for name in SMALL if find(name).task == "detection"]

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.norms import MOMENTUM, SteadyBatchNorm2d, keeping_up, steady
+from shardlens.models import build
+from shardlens.models.norms import MOMENTUM, SteadyBatchNorm2d, keeping_up, steady
 
 
 def test_one_value_is_normalised_by_the_running_statistics():

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 
-from models import find
-from models.errors import ModelError
-from models.options import coerce, describe, nearest, parameters, require
-from models.spec import InputRule, ModelSpec
+from shardlens.models import find
+from shardlens.models.errors import ModelError
+from shardlens.models.options import coerce, describe, nearest, parameters, require
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 def builder(*, num_classes: int, cfg: str, steps: int = 3, share: float = 0.5, deep: bool = False) -> None:

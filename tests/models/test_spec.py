@@ -5,8 +5,8 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.functional import resize
 
-from models.spec import InputRule
-from models.torchvision_zoo import transform_rule
+from shardlens.models.spec import InputRule
+from shardlens.models.torchvision_zoo import transform_rule
 
 SIDES = [1, 2, 3, 7, 29, 33, 97, 128, 333, 427, 480, 499, 500, 511, 640, 641, 799, 800, 801, 1080, 1334, 2000, 4001]
 PAIRS = [(height, width) for height in SIDES for width in SIDES]

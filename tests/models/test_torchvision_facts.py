@@ -7,8 +7,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import FeaturePyramidNetwork
 
-from models import build, find
-from models.torchvision_zoo import SPECS
+from shardlens.models import build, find
+from shardlens.models.torchvision_zoo import SPECS
 
 
 def test_ssd300_has_8732_default_boxes():

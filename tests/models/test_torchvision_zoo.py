@@ -5,8 +5,8 @@ from torchvision.models import detection as tv_detection
 from torchvision.models import get_model_weights, list_models
 from torchvision.models import segmentation as tv_segmentation
 
-from models import MODELS, build, find
-from models.errors import ModelError
+from shardlens.models import MODELS, build, find
+from shardlens.models.errors import ModelError
 
 OURS = {name for name, spec in MODELS.items() if spec.source == "torchvision"}
 

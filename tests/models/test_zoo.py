@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from models import MODELS, build, find, zoo
-from models.errors import ModelError
-from models.folding import fold_batch_norms
-from models.inputs import prepare, restore
-from models.spec import BACKGROUND
-from pipeline.weights import Checkpoint, load, read_checkpoint, save
+from shardlens.models import MODELS, build, find, zoo
+from shardlens.models.errors import ModelError
+from shardlens.models.folding import fold_batch_norms
+from shardlens.models.inputs import prepare, restore
+from shardlens.models.spec import BACKGROUND
+from shardlens.pipeline.networks.weights import Checkpoint, load, read_checkpoint, save
 from tests.models.samples import CLASSES, TINY_CFG, run_training, sample_images, sample_network, sample_options
 
 DEEPER = {"fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2", "fcn_resnet101", "deeplabv3_resnet101"}
@@ -177,12 +177,11 @@ def test_names_are_unique():
 
 
 def test_errors_and_specs_do_without_torch():
-    code = (
-        "import sys, models.errors, models.spec; assert 'torch' not in sys.modules; models.find('unet'); models.nothing"
-    )
+    imports = "import sys; from shardlens import models; import shardlens.models.errors, shardlens.models.spec"
+    code = f"{imports}; assert 'torch' not in sys.modules; models.find('unet'); models.nothing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "module 'models' has no attribute 'nothing'; it has MODELS, build, find" in done.stderr
+    assert "module 'shardlens.models' has no attribute 'nothing'; it has MODELS, build, find" in done.stderr
 
 
 def test_the_outline_is_that_of_the_network_itself():

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import storage
-from pipeline.datasets import IngestConfig, IngestReport, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.execution import Executor
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
+from shardlens.pipeline import storage
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Executor, ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, IngestReport, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
 from tests.conftest import Bucket
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]

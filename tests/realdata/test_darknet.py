@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from models import build
+from shardlens.models import build
 
 pytestmark = pytest.mark.realdata
 

@@ -9,14 +9,17 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline import runs, storage
-from pipeline.datasets import Dataset, IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import ExecutorConfig, open_executor
-from pipeline.exports import export_coco, export_dataset
-from pipeline.imports import ImportConfig, import_coco
-from pipeline.query import query
-from pipeline.warehouse import Warehouse
+from shardlens.pipeline import storage
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.export_coco import export_coco, export_dataset
+from shardlens.pipeline.import_coco import ImportConfig, import_coco
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.query import query
+from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 pytestmark = pytest.mark.realdata
 

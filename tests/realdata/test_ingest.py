@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import masks
-from pipeline.annotations.coco import to_coco
+from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.coco import to_coco
 from tests.annotations.tiny import rows, take
 
 pytestmark = pytest.mark.realdata

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from pipeline.query import query
-from pipeline.train import train
-from pipeline.training import recipes
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.query import query
+from shardlens.pipeline.train import train
+from shardlens.pipeline.training import recipes
 
 pytestmark = [pytest.mark.realdata, pytest.mark.long, pytest.mark.timeout(3600)]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.execution import Executor
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Executor
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 NAME = "MobileNetV2-YOLOv3-Nano-voc"

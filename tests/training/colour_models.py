@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.spec import InputRule, ModelSpec
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 class Colours(nn.Module):

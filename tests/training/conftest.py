@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from flows.shapes import draw_dataset
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import open_executor
-from pipeline.training.config import TrainConfig
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.training.config import TrainConfig
 
 IMAGES = 16
 

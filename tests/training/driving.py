@@ -6,7 +6,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from pipeline.train import train
+from shardlens.pipeline.train import train
 
 if __name__ == "__main__":
     report = train(pickle.loads(Path(sys.argv[1]).read_bytes()), lambda progress: print(progress.done, flush=True))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.spec import InputRule, ModelSpec
+from shardlens.models.spec import InputRule, ModelSpec
 
 
 class PlainSegmenter(nn.Module):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.loop import LocalWorker, fit
 
 if __name__ == "__main__":
     job, rank, world, store = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

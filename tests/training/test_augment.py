@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.spec import InputRule
-from pipeline.errors import ConfigError
-from pipeline.training.augment.augmenter import Augmenter
-from pipeline.training.augment.colour import colour_matrix
-from pipeline.training.augment.config import Augmentation
-from pipeline.training.augment.mixing import copy_paste, mosaic, window
-from pipeline.training.augment.scene import mirrored
-from pipeline.training.augment.visible import boxes_around, cut_boxes, cut_masks
-from pipeline.training.config import TrainConfig
-from pipeline.training.data import TrainingData
-from pipeline.training.job import prepare
-from pipeline.training.objectives import VOID
-from pipeline.training.samples import Sample
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.augment.augmenter import Augmenter
+from shardlens.pipeline.training.augment.colour import colour_matrix
+from shardlens.pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.augment.mixing import copy_paste, mosaic, window
+from shardlens.pipeline.training.augment.scene import mirrored
+from shardlens.pipeline.training.augment.visible import boxes_around, cut_boxes, cut_masks
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.data import TrainingData
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.objectives import VOID
+from shardlens.pipeline.training.samples import Sample
 
 Make = Callable[..., TrainConfig]
 EVERYTHING: dict[str, Any] = {

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from flows.shapes import draw_dataset
-from pipeline import storage, tables
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig, resolve
-from pipeline.train import train
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
-from pipeline.training.loop import LocalWorker, fit
-from pipeline.training.state import digest
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline import storage
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig, resolve
+from shardlens.pipeline.train import train
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.state import digest
+from shardlens.pipeline.warehouse import tables
 from tests.training.test_state import interrupted, rows
 
 Make = Callable[..., TrainConfig]

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.cli import main
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors.local import LocalExecutor
-from pipeline.networks import CHECKPOINT
+from shardlens.pipeline import storage
+from shardlens.pipeline.cli import main
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.checkpoints import CHECKPOINT
 from tests.conftest import Bucket
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is, as by a user

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import tables
-from pipeline.charts import PANEL
-from pipeline.training.curves import draw, loss_axis, loss_curves, metric_curves
+from shardlens.pipeline.training.charts import PANEL
+from shardlens.pipeline.training.curves import draw, loss_axis, loss_curves, metric_curves
+from shardlens.pipeline.warehouse import tables
 
 NAMED = {"run": "r", "dataset": "d"}
 PLAIN = {"learning_rate": 0.1, "learning_rates": [], "gradient_norm": 1.0, "seconds": 1.0, "wait_seconds": 0.0}

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import models
-from pipeline import storage
-from pipeline.darknet_export import export_darknet
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.networks import NetworkConfig, load_network, resolve
-from pipeline.train import TrainConfig, train
-from pipeline.warehouse import Warehouse
-from pipeline.weights import read_checkpoint
+from shardlens import models
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline.export_darknet import export_darknet
+from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
+from shardlens.pipeline.networks.weights import read_checkpoint
+from shardlens.pipeline.train import TrainConfig, train
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.models.small import SMALL
 from tests.training.overfits import TREES
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.spec import InputRule
-from pipeline.errors import DatasetError
-from pipeline.executors import ExecutorConfig
-from pipeline.training.config import TrainConfig
-from pipeline.training.data import TrainingData
-from pipeline.training.job import prepare
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.data import TrainingData
+from shardlens.pipeline.training.job import prepare
 from tests.training.conftest import IMAGES
 
 Make = Callable[..., TrainConfig]

@@ -11,12 +11,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.errors import ExecutionError
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig
-from pipeline.executors.cluster import guard_token
-from pipeline.train import TrainConfig, train
-from pipeline.training.job import prepare
+from shardlens.pipeline.errors import ExecutionError
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.executors.cluster import guard_token
+from shardlens.pipeline.train import TrainConfig, train
+from shardlens.pipeline.training.job import prepare
 from tests.training.conftest import SEMANTIC
 from tests.training.test_loop import losses, on_two_processes
 

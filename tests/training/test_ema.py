@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.ema import Ema
+from shardlens.pipeline.training.ema import Ema
 
 
 def moved(network: nn.Module, by: float) -> nn.Module:

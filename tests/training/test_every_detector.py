@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from models import MODELS
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
-from pipeline.training.loop import LocalWorker, fit
+from shardlens.models import MODELS
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.loop import LocalWorker, fit
 from tests.models.samples import sample_options
 from tests.training.overfits import TREES
 from tests.training.test_loop import losses, weights

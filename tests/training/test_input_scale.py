@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-import models
-from models.torchvision_zoo import transform_rule
-from pipeline.errors import ConfigError
-from pipeline.training.augment.config import Augmentation
-from pipeline.training.augment.input_scale import at_largest, vary_input
+from shardlens import models
+from shardlens.models.torchvision_zoo import transform_rule
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.augment.input_scale import at_largest, vary_input
 
 OPTIONS = {"width": 8, "min_size": 100, "max_size": 1000}
 

@@ -9,17 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import models
-from pipeline import storage, tables
-from pipeline.datasets import Dataset, IngestConfig, ingest
-from pipeline.errors import ConfigError, DatasetError, ModelError, ShardlensError, WeightsError
-from pipeline.executors import ExecutorConfig
-from pipeline.executors.local import LocalExecutor
-from pipeline.precision import resolve_precision
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import choose_split, name_labels, prepare
-from pipeline.training.records import claim
-from pipeline.warehouse import Warehouse
+from shardlens import models
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, DatasetError, ModelError, ShardlensError, WeightsError
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.precision import resolve_precision
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import choose_split, name_labels, prepare
+from shardlens.pipeline.training.records import claim
+from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.training.conftest import IMAGES, SEMANTIC
 
 Make = Callable[..., TrainConfig]
@@ -186,10 +188,10 @@ def test_a_precision_that_is_left_open_is_settled(config: Make) -> None:
 
 
 def test_auto_goes_on_as_the_training_was_begun(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 1.9)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: 1.9)
     begun = prepare(config(precision="auto", run=None))
     assert claim(begun).fresh
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: 0.9)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: 0.9)
     again = prepare(config(precision="auto", run=None))
     assert (again.run, again.precision) == (begun.run, "bf16")
     assert not claim(again).fresh

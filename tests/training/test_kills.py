@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig, cluster
-from pipeline.train import TrainConfig, train
-from pipeline.training.job import prepare
+from shardlens.pipeline.executors import cluster
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.train import TrainConfig, train
+from shardlens.pipeline.training.job import prepare
 from tests.training.test_loop import ROOT, on_two_processes
 from tests.training.test_state import rows
 

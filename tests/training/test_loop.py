@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import storage, tables
-from pipeline.errors import ConfigError, RunError, TrainingError, WeightsError
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig
-from pipeline.train import train
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import TrainJob, prepare
-from pipeline.training.loop import LocalWorker, fit
-from pipeline.training.records import Trained, claim
-from pipeline.training.stepper import build_network, open_device
-from pipeline.weights import load
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, RunError, TrainingError, WeightsError
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.networks.weights import load
+from shardlens.pipeline.train import train
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.records import Trained, claim
+from shardlens.pipeline.training.stepper import build_network, open_device
+from shardlens.pipeline.warehouse import tables
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]
@@ -197,7 +197,7 @@ def test_bf16_that_gains_nothing_is_told_before_the_first_step(
     speedup: float, config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("pipeline.precision.bf16_speedup", lambda: speedup)
+    monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: speedup)
     train(config(model="unet", option=("depth=2", "width=4"), precision="bf16", epochs=1), tell=told.append)
     assert any("bf16 gains little or nothing on this cpu" in note for note in told) is (speedup < 1.3)
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from flows.shapes import draw_dataset
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.executors import open_executor
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
-from pipeline.training.loop import LocalWorker, fit
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.loop import LocalWorker, fit
 from tests.training.test_loop import losses
 
 FOLDER = Path(__file__).parent / "curves"

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import ModelError
-from models.losses.segmentation import SegmentationLoss, cross_entropy
-from models.spec import InputRule
-from pipeline.errors import ConfigError
-from pipeline.training.config import TrainConfig
-from pipeline.training.objectives import criterion, detection, semantic
+from shardlens.models.errors import ModelError
+from shardlens.models.losses.segmentation import SegmentationLoss, cross_entropy
+from shardlens.models.spec import InputRule
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.objectives import criterion, detection, semantic
 from tests.training.plain_models import FailingDetector, PlainSegmenter
 
 LABELS = ("__background__", "disc", "square")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError
-from pipeline.training.optimization import Optimization
-from pipeline.training.optimizers import build, gradient_norm, rate, set_rate
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.optimization import Optimization
+from shardlens.pipeline.training.optimizers import build, gradient_norm, rate, set_rate
 
 
 def rates(**given: Any) -> list[float]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.training.order import cut, epoch_steps, slots_of, smallest_slot, step_seed, steps_per_epoch
+from shardlens.pipeline.training.order import cut, epoch_steps, slots_of, smallest_slot, step_seed, steps_per_epoch
 
 CASES = [(16, 4, 1), (17, 4, 2), (205, 8, 2), (5, 4, 4), (3, 8, 1), (7, 1, 3), (1, 1, 1)]
 

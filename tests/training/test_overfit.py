@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.shapes import draw_dataset
-from models import MODELS, find
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from pipeline.train import TrainConfig, train
+from shardlens.flows.shapes import draw_dataset
+from shardlens.models import MODELS, find
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.train import TrainConfig, train
 from tests.training.overfits import OVERFITS, Overfit
 
 WANTED = {

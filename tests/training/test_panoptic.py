@@ -10,18 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.shapes import draw_dataset
-from pipeline import masks, runs, storage, tables
-from pipeline.datasets import IngestConfig, ingest
-from pipeline.errors import ConfigError
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.executors import open_executor
-from pipeline.inference import InferenceConfig, resolve_inference
-from pipeline.networks import NetworkConfig, load_network, resolve
-from pipeline.panoptic import rebuild
-from pipeline.predict import PredictConfig, predict
-from pipeline.train import TrainConfig, train
-from pipeline.warehouse import Warehouse
+from shardlens.flows.shapes import draw_dataset
+from shardlens.pipeline import masks, storage
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.masks.panoptic import rebuild
+from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.train import TrainConfig, train
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
 
 SIDE = 64
 SMALL = (

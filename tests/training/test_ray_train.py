@@ -10,13 +10,13 @@ import pytest
 import ray
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from pipeline.errors import ExecutionError, TrainingError
-from pipeline.execution import Progress
-from pipeline.executors import ExecutorConfig, cluster
-from pipeline.executors.ray_train import backend, explain, fit_on_ray
-from pipeline.train import TrainConfig, train
-from pipeline.training.job import prepare
-from pipeline.training.records import claim
+from shardlens.pipeline.errors import ExecutionError, TrainingError
+from shardlens.pipeline.executors import cluster
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.executors.ray_train import backend, explain
+from shardlens.pipeline.train import TrainConfig, launch, train
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.records import claim
 from tests.training.conftest import FAILING
 from tests.training.test_loop import on_two_processes
 
@@ -70,7 +70,7 @@ def test_a_caller_that_gives_up_takes_its_workers_with_it(config: Make, embedded
 def test_more_workers_than_fit_are_refused_at_once(config: Make, embedded: None) -> None:
     asked = ExecutorConfig(kind="ray", workers="16", cpus_per_worker=64)
     with pytest.raises(ExecutionError, match=r"16 workers of 64 CPU and 0 GPU asked for, but the cluster can hold 0"):
-        fit_on_ray(prepare(config(executor=asked)), lambda progress: None)
+        launch(prepare(config(executor=asked)), lambda progress: None)
 
 
 def test_a_cluster_that_others_hold_is_waited_for_no_longer_than_asked(config: Make, embedded: None) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import models
-from models.options import coerce
-from pipeline.cli import build_app
-from pipeline.errors import ConfigError
-from pipeline.training import recipes
-from pipeline.training.config import TrainConfig
+from shardlens import models
+from shardlens.models.options import coerce
+from shardlens.pipeline.cli import build_app
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training import recipes
+from shardlens.pipeline.training.config import TrainConfig
 
 
 def parsed(*words: str) -> TrainConfig:

@@ -5,12 +5,22 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import storage, tables
-from pipeline.errors import RunError
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
-from pipeline.training.records import Step, Trained, claim, finish, losses_by_epoch, publish, release, steps_table
-from pipeline.training.state import Writer
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.records import (
+    Step,
+    Trained,
+    claim,
+    finish,
+    losses_by_epoch,
+    publish,
+    release,
+    steps_table,
+)
+from shardlens.pipeline.training.state import Writer
+from shardlens.pipeline.warehouse import tables
 
 Make = Callable[..., TrainConfig]
 

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from models.losses.border import border_weights
-from models.losses.segmentation import VOID
-from models.spec import InputRule
-from pipeline import masks
-from pipeline.decode import Decoded, DecodePolicy, decode
-from pipeline.errors import DatasetError
-from pipeline.training.samples import Sample, SampleMaker, blank, boxes_xyxy, class_map, instance_map, masks_nhw
-from tests.images import rotated_jpeg
+from shardlens.models.losses.border import border_weights
+from shardlens.models.losses.segmentation import VOID
+from shardlens.models.spec import InputRule
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.images.decode import Decoded, DecodePolicy, decode
+from shardlens.pipeline.training.samples import (
+    Sample,
+    SampleMaker,
+    blank,
+    boxes_xyxy,
+    class_map,
+    instance_map,
+    masks_nhw,
+)
+from tests.drawn_images import rotated_jpeg
 
 LABELS = {3: 1, 8: 2}
 RULE = InputRule()

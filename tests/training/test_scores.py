@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline import storage, tables
-from pipeline.training import scores
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
+from shardlens.pipeline import storage
+from shardlens.pipeline.training import scores
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.warehouse import tables
 
 
 def test_each_validation_counts_once_and_those_of_an_attempt_left_behind_do_not(

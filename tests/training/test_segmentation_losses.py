@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError
-from pipeline.train import train
-from pipeline.training.config import TrainConfig
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.train import train
+from shardlens.pipeline.training.config import TrainConfig
 from tests.training.conftest import SEMANTIC
 
 

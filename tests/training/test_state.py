@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import storage, tables
-from pipeline.errors import AccessDeniedError, RunError, TrainingError
-from pipeline.execution import Progress
-from pipeline.networks import NetworkConfig, resolve
-from pipeline.train import TrainReport, train
-from pipeline.training import state
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import TrainJob, prepare, read_init
-from pipeline.training.loop import LocalWorker, fit
-from pipeline.training.state import Snapshot, Standing
-from pipeline.weights import Checkpoint
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import AccessDeniedError, RunError, TrainingError
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.networks.resolve import NetworkConfig, resolve
+from shardlens.pipeline.networks.weights import Checkpoint
+from shardlens.pipeline.train import TrainReport, train
+from shardlens.pipeline.training import state
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import TrainJob, prepare, read_init
+from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.state import Snapshot, Standing
+from shardlens.pipeline.warehouse import tables
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]

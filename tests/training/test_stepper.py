@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.errors import ConfigError
-from pipeline.training.config import TrainConfig
-from pipeline.training.data import TrainingData
-from pipeline.training.job import prepare
-from pipeline.training.loop import LocalWorker
-from pipeline.training.stepper import Stepper
-from pipeline.training.trial import Trial, largest_sample
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.data import TrainingData
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.loop import LocalWorker
+from shardlens.pipeline.training.stepper import Stepper
+from shardlens.pipeline.training.trial import Trial, largest_sample
 from tests.training.conftest import FAILING, SEMANTIC
 
 Make = Callable[..., TrainConfig]

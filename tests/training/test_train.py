@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import storage
-from pipeline.errors import RunError
-from pipeline.networks import NetworkConfig, load_network, resolve
-from pipeline.train import TrainConfig, train
-from pipeline.weights import read_checkpoint
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
+from shardlens.pipeline.networks.weights import read_checkpoint
+from shardlens.pipeline.train import TrainConfig, train
 from tests.conftest import Bucket
 from tests.training.conftest import FAILING, IMAGES, SEMANTIC
 

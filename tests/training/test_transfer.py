@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import models
-from pipeline.errors import ConfigError, WeightsError
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import prepare
-from pipeline.training.loop import LocalWorker, Loop, fit
-from pipeline.training.transfer import Transfer, backbone_of, freeze, initialise, thaw
-from pipeline.weights import Checkpoint, save
+from shardlens import models
+from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline.networks.weights import Checkpoint, save
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.loop import LocalWorker, Loop, fit
+from shardlens.pipeline.training.transfer import Transfer, backbone_of, freeze, initialise, thaw
 
 Make = Callable[..., TrainConfig]
 UNET = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4, "learning_rate": 1e-2}

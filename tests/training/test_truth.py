@@ -5,9 +5,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import masks, tables
-from pipeline.errors import DatasetError
-from pipeline.training.truth import COLUMNS, degenerate, select
+from shardlens.pipeline import masks
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.training.truth import COLUMNS, degenerate, select
+from shardlens.pipeline.warehouse import tables
 
 CATEGORIES = tables.from_rows([{"category_id": 3, "name": "disc"}], tables.CATEGORIES)
 SQUARE = masks.from_polygons([[1, 1, 5, 1, 5, 5, 1, 5]], 10, 20)

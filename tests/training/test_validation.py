@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from pipeline import storage
-from pipeline.errors import DatasetError, TrainingError
-from pipeline.evaluate import EvaluateConfig, evaluate
-from pipeline.execution import Progress
-from pipeline.executors.local import LocalExecutor
-from pipeline.networks import NetworkConfig
-from pipeline.predict import PredictConfig, predict
-from pipeline.training.config import TrainConfig
-from pipeline.training.job import TrainJob, prepare
-from pipeline.training.validation import Validator, evaluating
-from pipeline.weights import Checkpoint, save
+from shardlens import models
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import DatasetError, TrainingError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.networks.weights import Checkpoint, save
+from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.validation import Validator, evaluating
 from tests.training.conftest import IMAGES
 from tests.training.validating import validate
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-import models
-from pipeline.training.job import TrainJob
-from pipeline.training.validation import Validator
+from shardlens import models
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.training.validation import Validator
 
 
 def validate(job: TrainJob, rank: int = 0, world_size: int = 1) -> list[Any]:

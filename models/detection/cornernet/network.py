@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from models.boxes.suppression import Suppression, suppress
-from models.detection.cornernet.decoding import CornerMaps, best_corners, pair
-from models.detection.cornernet.losses import PULL_WEIGHT, PUSH_WEIGHT, heat_loss, offset_loss, pull_loss, push_loss
-from models.detection.cornernet.targets import CornerTargets, corner_targets, gaussian_radius
-from models.detection.selection import NOTHING
-from models.errors import ModelError
-from models.hourglass import STRIDE, Hourglass, Residual, convolution, norm_of
+from shardlens.models.boxes.suppression import Suppression, suppress
+from shardlens.models.detection.cornernet.decoding import CornerMaps, best_corners, pair
+from shardlens.models.detection.cornernet.losses import (
+    PULL_WEIGHT,
+    PUSH_WEIGHT,
+    heat_loss,
+    offset_loss,
+    pull_loss,
+    push_loss,
+)
+from shardlens.models.detection.cornernet.targets import CornerTargets, corner_targets, gaussian_radius
+from shardlens.models.detection.selection import NOTHING
+from shardlens.models.errors import ModelError
+from shardlens.models.hourglass import STRIDE, Hourglass, Residual, convolution, norm_of
 
 _GROWTH = (1.0, 1.5, 1.5, 1.5, 2.0)
 _PRIOR = -2.19
@@ -130,7 +137,7 @@ class CornerNet(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation, as the zoo's contract has it (`models.spec.ModelSpec`)."""
+        """Losses in training, detections in evaluation, as the zoo's contract has it (`shardlens.models.spec.ModelSpec`)."""
         if self.training and targets is None:
             raise ModelError(
                 "CornerNet in training needs targets: for each image its boxes (N, 4) xyxy and labels (N,)"

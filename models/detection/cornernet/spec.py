@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.backbones import MEAN, STD
-from models.boxes.suppression import suppression as rule_of
-from models.detection.cornernet.network import CornerHourglass, CornerNet
-from models.hourglass import STRIDE
-from models.options import require
-from models.spec import ModelSpec
-from models.torchvision_zoo import transform_rule
+from shardlens.models.backbones import MEAN, STD
+from shardlens.models.boxes.suppression import suppression as rule_of
+from shardlens.models.detection.cornernet.network import CornerHourglass, CornerNet
+from shardlens.models.hourglass import STRIDE
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec
+from shardlens.models.torchvision_zoo import transform_rule
 
 
 def _build(

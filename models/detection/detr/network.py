@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, box_convert, clip_boxes_to_image
 
-from models.backbones import MEAN, STD, Backbone
-from models.detection.detr.positions import padding, sine_positions
-from models.detection.detr.set_loss import Found, Truth, set_loss
-from models.detection.detr.transformer import Transformer
-from models.errors import ModelError
+from shardlens.models.backbones import MEAN, STD, Backbone
+from shardlens.models.detection.detr.positions import padding, sine_positions
+from shardlens.models.detection.detr.set_loss import Found, Truth, set_loss
+from shardlens.models.detection.detr.transformer import Transformer
+from shardlens.models.errors import ModelError
 
 STRIDE = 32
 _EARLY = ("conv1.", "layer1.", "features.0.", "features.1.")
@@ -91,7 +91,7 @@ class DETR(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation, as the zoo's contract has it (`models.spec.ModelSpec`)."""
+        """Losses in training, detections in evaluation, as the zoo's contract has it (`shardlens.models.spec.ModelSpec`)."""
         if self.training and targets is None:
             raise ModelError("DETR in training needs targets: for each image its boxes (N, 4) xyxy and labels (N,)")
         batch, scaled = self.transform(images, targets)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou
 
-from models.losses.boxes import giou_loss
+from shardlens.models.losses.boxes import giou_loss
 
 NO_OBJECT_WEIGHT = 0.1
 L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torchvision.models import get_model_weights
 
-from models.detection.detr.network import DETR, Body, resize_and_normalise
-from models.detection.detr.transformer import Transformer
-from models.errors import ModelError
-from models.options import require
-from models.spec import ModelSpec, Published
-from models.torchvision_zoo import transform_rule
+from shardlens.models.detection.detr.network import DETR, Body, resize_and_normalise
+from shardlens.models.detection.detr.transformer import Transformer
+from shardlens.models.errors import ModelError
+from shardlens.models.options import require
+from shardlens.models.spec import ModelSpec, Published
+from shardlens.models.torchvision_zoo import transform_rule
 
 
 def _build(

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from models.spec import Task
-from pipeline.errors import ConfigError
-from pipeline.training.augment.colour import jittered
-from pipeline.training.augment.config import Augmentation
-from pipeline.training.augment.geometry import cropped, deformed, rescaled, shifted
-from pipeline.training.augment.mixing import copy_paste, mosaic
-from pipeline.training.augment.scene import Scene, mirrored
-from pipeline.training.samples import Sample
+from shardlens.models.spec import Task
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.augment.colour import jittered
+from shardlens.pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.augment.geometry import cropped, deformed, rescaled, shifted
+from shardlens.pipeline.training.augment.mixing import copy_paste, mosaic
+from shardlens.pipeline.training.augment.scene import Scene, mirrored
+from shardlens.pipeline.training.samples import Sample
 
 MIXING, CHANGING = 0, 1
 """Streams of random numbers: which other images are taken, and everything else."""

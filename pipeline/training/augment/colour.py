@@ -8,7 +8,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.augment.config import Augmentation
 
 LUMA = (0.299, 0.587, 0.114)
 """What red, green and blue add to the brightness, ITU-R BT.601; torchvision's grey too."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.training.settings import check
+from shardlens.pipeline.training.settings import check
 
 SHARES = ("scale", "hue", "saturation", "brightness", "contrast", "mosaic", "copy_paste", "multi_scale", "min_visible")
 

@@ -9,8 +9,8 @@ from numpy.random import Generator
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.training.augment.config import Augmentation
-from pipeline.training.augment.scene import Scene
+from shardlens.pipeline.training.augment.config import Augmentation
+from shardlens.pipeline.training.augment.scene import Scene
 
 BILINEAR = InterpolationMode.BILINEAR
 

@@ -6,9 +6,9 @@ import numpy as np
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.spec import Task
-from pipeline.errors import ConfigError
-from pipeline.training.augment.config import Augmentation
+from shardlens.models.spec import Task
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.training.augment.config import Augmentation
 
 SIZES = 5
 """How many sizes there are to choose from."""

@@ -8,9 +8,9 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from pipeline.training.augment.scene import FILLS, GREY
-from pipeline.training.augment.visible import cut_boxes, cut_masks
-from pipeline.training.samples import Sample
+from shardlens.pipeline.training.augment.scene import FILLS, GREY
+from shardlens.pipeline.training.augment.visible import cut_boxes, cut_masks
+from shardlens.pipeline.training.samples import Sample
 
 MIDDLE = (0.3, 0.7)
 """Where the four images of a mosaic meet: share of the width and of the height."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.training.augment.visible import cut_boxes, cut_masks
-from pipeline.training.objectives import VOID
-from pipeline.training.samples import Sample
+from shardlens.models.losses.segmentation import VOID
+from shardlens.pipeline.training.augment.visible import cut_boxes, cut_masks
+from shardlens.pipeline.training.samples import Sample
 
 GREY = (124.0, 116.0, 104.0)
 """Where there is no image: the mean of ImageNet, which is 0 once it is normalised."""

@@ -8,8 +8,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from models.boxes.coding import NORMALISED, decode, encode
-from models.boxes.matching import best_overlaps, matched
+from shardlens.models.boxes.coding import NORMALISED, decode, encode
+from shardlens.models.boxes.matching import best_overlaps, matched
 
 
 def boxes(count: int, seed: int) -> torch.Tensor:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.boxes.fusion import Found, weighted_box_fusion
+from shardlens.models.boxes.fusion import Found, weighted_box_fusion
 
 
 def found(*rows: tuple[float, ...]) -> Found:

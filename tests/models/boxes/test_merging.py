@@ -1,6 +1,6 @@
 import torch
 
-from models.boxes.merging import greedy_merge, match_costs
+from shardlens.models.boxes.merging import greedy_merge, match_costs
 
 
 def test_costs_by_hand():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from models.boxes.overlap import iou
+from shardlens.models.boxes.overlap import iou
 
 
 def test_boxes_one_by_one_have_the_overlaps_of_all_pairs():

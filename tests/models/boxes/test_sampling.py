@@ -1,7 +1,7 @@
 import torch
 from torchvision.ops import box_iou
 
-from models.boxes.sampling import SamplingRule, sample_regions
+from shardlens.models.boxes.sampling import SamplingRule, sample_regions
 
 
 def scene(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, box_iou
 
-from models.boxes.suppression import Suppression, soft_nms, suppress
-from models.detection.selection import selection
-from models.errors import ModelError
+from shardlens.models.boxes.suppression import Suppression, soft_nms, suppress
+from shardlens.models.detection.selection import selection
+from shardlens.models.errors import ModelError
 
 
 def crowd(seed: int, count: int = 60) -> tuple[torch.Tensor, torch.Tensor]:

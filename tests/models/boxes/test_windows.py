@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models.boxes.windows import Pyramid, inside, joined, parse_scales, sample_windows
-from models.errors import ModelError
+from shardlens.models.boxes.windows import Pyramid, inside, joined, parse_scales, sample_windows
+from shardlens.models.errors import ModelError
 
 
 def test_the_number_of_windows_of_an_image():

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from models import build
-from models.detection.cornernet.decoding import CornerMaps, Corners, best_corners, pair
-from models.detection.cornernet.losses import heat_loss, offset_loss, pull_loss, push_loss
-from models.detection.cornernet.network import channels_at, corner_pool, image_losses
-from models.detection.cornernet.targets import corner_targets, gaussian_radius
-from models.errors import ModelError, WeightsError
-from pipeline.weights import Checkpoint, load, save
+from shardlens.models import build
+from shardlens.models.detection.cornernet.decoding import CornerMaps, Corners, best_corners, pair
+from shardlens.models.detection.cornernet.losses import heat_loss, offset_loss, pull_loss, push_loss
+from shardlens.models.detection.cornernet.network import channels_at, corner_pool, image_losses
+from shardlens.models.detection.cornernet.targets import corner_targets, gaussian_radius
+from shardlens.models.errors import ModelError, WeightsError
+from shardlens.pipeline.networks.weights import Checkpoint, load, save
 from tests.models.samples import sample_images, sample_options
 
 SMALL = sample_options("cornernet")

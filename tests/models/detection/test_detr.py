@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from models import build, find
-from models.detection.detr.network import Found, select
-from models.detection.detr.positions import padding, sine_positions
-from models.detection.detr.set_loss import Truth, assign, matching_cost, set_loss
-from models.detection.detr.transformer import DecoderLayer, EncoderLayer, Transformer
-from models.errors import ModelError, WeightsError
-from pipeline.weights import load
+from shardlens.models import build, find
+from shardlens.models.detection.detr.network import Found, select
+from shardlens.models.detection.detr.positions import padding, sine_positions
+from shardlens.models.detection.detr.set_loss import Truth, assign, matching_cost, set_loss
+from shardlens.models.detection.detr.transformer import DecoderLayer, EncoderLayer, Transformer
+from shardlens.models.errors import ModelError, WeightsError
+from shardlens.pipeline.networks.weights import load
 from tests.models.samples import sample_images, sample_options
 
 SMALL = sample_options("detr")

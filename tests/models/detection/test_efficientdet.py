@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from models import build, find
-from models.detection.efficientdet import STRIDES, BiFPNCell, Fusion, Heads, Pyramid
-from models.errors import ModelError, WeightsError
-from pipeline.weights import Checkpoint, load, save
+from shardlens.models import build, find
+from shardlens.models.detection.efficientdet import STRIDES, BiFPNCell, Fusion, Heads, Pyramid
+from shardlens.models.errors import ModelError, WeightsError
+from shardlens.pipeline.networks.weights import Checkpoint, load, save
 
 SMALL = {"width": 16, "cells": 1, "depth": 1, "image_size": 128}
 

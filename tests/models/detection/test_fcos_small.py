@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import build, find
-from models.detection.fcos_small import SmallPyramid
-from models.errors import ModelError
+from shardlens.models import build, find
+from shardlens.models.detection.fcos_small import SmallPyramid
+from shardlens.models.errors import ModelError
 from tests.models.samples import sample_images
 
 

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torchvision.ops import box_iou
 
-from models import build, find
-from models.detection.linear_machines import fit_ridge, fit_svm
-from models.detection.rcnn import RCNN, headless, warped
-from models.detection.rcnn_mining import ClassExamples, MiningRule
-from models.errors import ModelError
+from shardlens.models import build, find
+from shardlens.models.detection.linear_machines import fit_ridge, fit_svm
+from shardlens.models.detection.rcnn import RCNN, headless, warped
+from shardlens.models.detection.rcnn_mining import ClassExamples, MiningRule
+from shardlens.models.errors import ModelError
 
 OPTIONS = {"backbone": "resnet18", "side": 48, "search": "single", "proposals": 60, "svm_cost": 1.0, "ridge": 1.0}
 

@@ -3,12 +3,12 @@ import pytest
 from PIL import Image
 from torch import Tensor, from_numpy, tensor
 
-from models.boxes.matching import best_overlaps
-from models.detection.colour_spaces import hsv, lab
-from models.detection.external_proposals import external_proposals
-from models.detection.graph_segmentation import pixel_grid, segment
-from models.detection.selective_search import FAST, SINGLE, selective_search
-from tests.images import picture
+from shardlens.models.boxes.matching import best_overlaps
+from shardlens.models.detection.colour_spaces import hsv, lab
+from shardlens.models.detection.external_proposals import external_proposals
+from shardlens.models.detection.graph_segmentation import pixel_grid, segment
+from shardlens.models.detection.selective_search import FAST, SINGLE, selective_search
+from tests.drawn_images import picture
 
 
 def by_the_paper(image: np.ndarray, scale: float, min_size: int) -> np.ndarray:

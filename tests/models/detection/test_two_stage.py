@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.boxes.sampling import Sample
-from models.detection.fast_rcnn import POOLED
-from models.detection.light_head_rcnn import LargeSeparableConvolution
-from models.detection.region_heads import Verdict, region_losses
-from models.detection.rfcn import PositionSensitiveHead
-from models.detection.two_stage import stride_16
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.boxes.sampling import Sample
+from shardlens.models.detection.fast_rcnn import POOLED
+from shardlens.models.detection.light_head_rcnn import LargeSeparableConvolution
+from shardlens.models.detection.region_heads import Verdict, region_losses
+from shardlens.models.detection.rfcn import PositionSensitiveHead
+from shardlens.models.detection.two_stage import stride_16
+from shardlens.models.errors import ModelError
 from tests.models.small import SMALL
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build
-from models.detection.localiser import slots
-from models.detection.window_classifier import WindowClassifier, WindowTrunk, listed
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.detection.localiser import slots
+from shardlens.models.detection.window_classifier import WindowClassifier, WindowTrunk, listed
+from shardlens.models.errors import ModelError
 from tests.models.small import SMALL
 
 

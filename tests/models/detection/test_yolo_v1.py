@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import build, find
-from models.errors import ModelError
-from models.losses.yolo_v1 import Cells
+from shardlens.models import build, find
+from shardlens.models.errors import ModelError
+from shardlens.models.losses.yolo_v1 import Cells
 from tests.models.samples import sample_images, sample_target
 
 SMALL = {"width": 0.02, "hidden": 16, "score_threshold": 0.001}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from models.losses.border import border_weights
+from shardlens.models.losses.border import border_weights
 
 
 def test_a_gap_of_three_pixels_by_hand() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.losses.boxes import focal_loss, giou_loss, hard_negatives, iou_loss
+from shardlens.models.losses.boxes import focal_loss, giou_loss, hard_negatives, iou_loss
 
 WHOLE, HALF, APART = [0.0, 0, 4, 4], [0.0, 0, 4, 2], [6.0, 0, 10, 4]
 

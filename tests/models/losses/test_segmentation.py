@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.losses.segmentation import VOID, SegmentationLoss, cross_entropy, focal, soft_dice
+from shardlens.models.errors import ModelError
+from shardlens.models.losses.segmentation import VOID, SegmentationLoss, cross_entropy, focal, soft_dice
 
 TRUTH = torch.tensor([[[0, 1], [1, 0]]])
 WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.0])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.losses.yolo_v1 import Cells, choose, decode, losses, read_truth
+from shardlens.models.losses.yolo_v1 import Cells, choose, decode, losses, read_truth
 
 
 def target(*boxes, labels=()):

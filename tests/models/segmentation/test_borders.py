@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.segmentation.borders import crop_centre, mirror, pad_to_multiple
+from shardlens.models.segmentation.borders import crop_centre, mirror, pad_to_multiple
 
 
 def test_a_row_is_mirrored_about_its_ends():

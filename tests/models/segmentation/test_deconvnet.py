@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import build
-from models.errors import ModelError
-from models.segmentation.deconvnet import Transposed
+from shardlens.models import build
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation.deconvnet import Transposed
 
 SMALL = {"backbone": "vgg11_bn", "width": 2, "head_width": 8}
 

@@ -3,8 +3,8 @@ import torch
 import torchvision
 from torch import nn
 
-from models import build
-from models.errors import ModelError
+from shardlens.models import build
+from shardlens.models.errors import ModelError
 
 SMALL = {"width": 4, "head_width": 16}
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models import build
+from shardlens.models import build
 
 
 def test_both_streams_resolutions_per_unit():

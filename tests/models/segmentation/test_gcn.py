@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.errors import ModelError
-from models.segmentation.gcn import BoundaryRefinement, GlobalConvolution
+from shardlens.models import build
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation.gcn import BoundaryRefinement, GlobalConvolution
 from tests.models.segmentation.receptive_field import seen_from_the_middle, square
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import build, find
-from models.errors import ModelError, WeightsError
-from pipeline.weights import Checkpoint, load, save
+from shardlens.models import build, find
+from shardlens.models.errors import ModelError, WeightsError
+from shardlens.pipeline.networks.weights import Checkpoint, load, save
 
 SMALL = {"stacks": 3, "width": 8, "depth": 2}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import models
-from models.errors import ModelError
-from models.segmentation.panoptic_merging import NOTHING, STUFF, THING, MergeRule, merge
+from shardlens import models
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation.panoptic_merging import NOTHING, STUFF, THING, MergeRule, merge
 from tests.models.samples import sample_images, sample_network
 
 RULE = MergeRule(stuff=(3, 5), least_visible=0.5, stuff_area=4, stuff_probability=0.5)

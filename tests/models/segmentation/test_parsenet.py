@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models import build
-from models.segmentation.parsenet import L2Norm
+from shardlens.models import build
+from shardlens.models.segmentation.parsenet import L2Norm
 
 SMALL = {"width": 4, "head_width": 16}
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import build
-from models.errors import ModelError
-from models.segmentation import patch_classifier
-from models.segmentation.patch_classifier import median
+from shardlens.models import build
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation import patch_classifier
+from shardlens.models.segmentation.patch_classifier import median
 
 SMALL = {"stages": 2, "width": 4, "hidden": 8}
 

@@ -3,8 +3,8 @@ import torch
 import torchvision
 from torch import nn
 
-from models import build, find
-from models.errors import ModelError
+from shardlens.models import build, find
+from shardlens.models.errors import ModelError
 
 
 def test_switches_put_each_value_where_it_came_from():

@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from models import build
-from models.errors import ModelError
-from models.segmentation import smp
+from shardlens.models import build
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation import smp
 
 SMALL = {"encoder": "mobilenet_v2", "width": 64}
 NAMES = ["unetplusplus", "pspnet", "deeplabv3plus", "fpn"]

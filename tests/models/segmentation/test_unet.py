@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import build, find
-from models.errors import ModelError
-from models.segmentation.unet import valid_input, valid_margin
+from shardlens.models import build, find
+from shardlens.models.errors import ModelError
+from shardlens.models.segmentation.unet import valid_input, valid_margin
 
 
 def test_depth_and_width_make_the_papers_ladder():

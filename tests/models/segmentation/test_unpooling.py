@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.segmentation.unpooling import unpool_add
+from shardlens.models.segmentation.unpooling import unpool_add
 
 
 def _map(*rows):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.segmentation.upsampling import bilinear_kernel, bilinear_upsampling
+from shardlens.models.segmentation.upsampling import bilinear_kernel, bilinear_upsampling
 
 
 @pytest.mark.parametrize("stride", [2, 8, 32])

@@ -1,0 +1,9 @@
+"""The commands that flows add to the command line: name -> (where it is, what it does). Read without loading Prefect."""
+
+COMMANDS = {
+    "demo": ("shardlens.flows.demo:demo", "Run the main job on drawn shapes: ingest, train, predict, evaluate, query."),
+    "serve": (
+        "shardlens.flows.serve:serve",
+        "Predict a dataset on a schedule, with a Prefect server of its own where none is named.",
+    ),
+}

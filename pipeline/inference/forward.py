@@ -1,0 +1,161 @@
+"""A loaded network as a function: decoded images of one padded shape go in, their rows come out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from shardlens.models.spec import InputRule, Task
+from shardlens.pipeline.images.decode import Decoded, Opened, Postponed
+from shardlens.pipeline.images.gpu_copy import Uploaded, as_tensor, brought_back
+from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.inference.options import Inference
+from shardlens.pipeline.inference.postprocess import Decision, decide, decide_all
+from shardlens.pipeline.inference.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
+from shardlens.pipeline.inference.semantic import Logits, Segmenter
+from shardlens.pipeline.inference.tile_merging import merge, turned_block
+from shardlens.pipeline.inference.tiles import STRIDE, Grid, Tile, blend
+from shardlens.pipeline.masks.spans import Canvas
+from shardlens.pipeline.networks.precision import autocast
+
+Output = Mapping[str, Tensor] | Decision | ImageRows
+"""What the device gave for an image; rows where the image was taken in tiles."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """A network in evaluation mode, and what is done around it; callers choose no_grad or inference_mode."""
+
+    model: nn.Module
+    task: Task
+    rule: InputRule
+    device: torch.device
+    precision: str
+    score_threshold: float | None = None
+    """The lowest score kept; None = all that the network gives."""
+    inference: Inference = field(default_factory=Inference)
+    others: tuple[tuple[nn.Module, InputRule], ...] = ()
+    """Semantic networks that the first one's probabilities are averaged with."""
+    batch_size: int = 8
+    """Tiles that go through the network at once on a GPU; on a CPU, which one of them fills, they would only take memory."""
+
+    def __post_init__(self) -> None:
+        if self.task == "semantic":
+            _ = self.segmenter  # says now what a network cannot take, not of every image
+
+    def __call__(self, images: Sequence[Decoded | Postponed]) -> list[ImageRows]:
+        """Predict images of one padded shape; see `outputs` for what it raises."""
+        return self.rows(images, self.outputs(images))
+
+    def outputs(self, images: Sequence[Decoded | Postponed]) -> list[Output]:
+        """What the device has to do with images of one padded shape; those larger than a tile go one by one.
+
+        Raises:
+            FloatingPointError: the network gave something that is not a finite number.
+            ImageError: a postponed image is damaged.
+        """
+        whole = [i for i, image in enumerate(images) if not self._is_large(image)]
+        at_once = self._whole([images[i].decoded() for i in whole]) if whole else []
+        found = dict(zip(whole, at_once, strict=True))
+        return [found[i] if i in found else self._in_tiles(image.opened()) for i, image in enumerate(images)]
+
+    def rows(self, images: Sequence[Decoded | Postponed], outputs: Sequence[Output]) -> list[ImageRows]:
+        """What is left to do without the device, for what `outputs` gave.
+
+        Raises:
+            FloatingPointError: the network gave something that is not a finite number.
+            ImageError: a box or a mask is of no use.
+        """
+        return [
+            output if isinstance(output, ImageRows) else self._rows(output, image)
+            for image, output in zip(images, outputs, strict=True)
+        ]
+
+    def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded | Postponed) -> ImageRows:
+        if isinstance(output, tuple):
+            return from_semantic(output, image, self.inference.wanted)
+        if self.task == "panoptic":
+            return from_panoptic(output, image)
+        return from_detection(output, image, self.score_threshold)
+
+    def _is_large(self, image: Decoded | Postponed) -> bool:
+        return 0 < self.inference.tile < max(image.shape)
+
+    def _whole(self, images: Sequence[Decoded]) -> list[Output]:
+        tensors = [self._tensor(image.there or image.pixels) for image in images]
+        if self.task == "semantic":
+            return list(decide_all(self.segmenter(tensors), self.inference.wanted.thresholds))
+        return list(brought_back(self._outputs(tensors)))
+
+    def _in_tiles(self, image: Decoded | Opened) -> ImageRows:
+        stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.others))
+        grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
+        if self.task != "semantic":
+            return merge(grid, list(self._tile_rows(grid, image)), image)
+        canvas = Canvas(image.height, image.width)
+        for window, probability in blend(grid, self._tile_maps(grid, image)):
+            classes, chosen = decide(probability, self.inference.wanted.thresholds)
+            canvas.add(*turned_block(window, classes, chosen, image))
+        return from_canvas(canvas, self.inference.wanted)
+
+    @property
+    def _tiles_at_once(self) -> int:
+        return 1 if self.device.type == "cpu" else self.batch_size
+
+    def _tile_maps(self, grid: Grid, image: Decoded | Opened) -> Iterator[Tensor]:
+        for crops in self._crops(grid, image):
+            yield from self.segmenter([self._tensor(pixels) for _, pixels in crops])
+
+    def _tile_rows(self, grid: Grid, image: Decoded | Opened) -> Iterator[tuple[Tile, ImageRows]]:
+        """Rows in each tile's own frame, as if it were an image of its own."""
+        for crops in self._crops(grid, image):
+            outputs = brought_back(self._outputs([self._tensor(pixels) for _, pixels in crops]))
+            for (tile, pixels), output in zip(crops, outputs, strict=True):
+                yield tile, from_detection(output, Decoded(pixels, 1, *tile.shape), self.score_threshold)
+
+    def _crops(self, grid: Grid, image: Decoded | Opened) -> Iterator[list[tuple[Tile, npt.NDArray[np.uint8]]]]:
+        """Tiles by batches, with their pixels: the next ones are cut out, and decoded, while the network has the last."""
+        cut = ([(tile, tile.crop(image)) for tile in tiles] for tiles in grid.batches(self._tiles_at_once))
+        ahead = Prefetch(cut)
+        try:
+            yield from ahead
+        finally:
+            ahead.close()
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        """The semantic networks.
+
+        Raises:
+            ConfigError: views that a network cannot take.
+        """
+        networks = tuple((self._logits(model), rule) for model, rule in ((self.model, self.rule), *self.others))
+        return Segmenter(networks, self.inference.views)
+
+    def _logits(self, model: nn.Module) -> Logits:
+        def logits(batch: Tensor) -> Tensor:
+            with self._autocast():
+                found: Tensor = model(batch)["out"]
+            return found
+
+        return logits
+
+    def _outputs(self, tensors: list[Tensor]) -> list[dict[str, Tensor]]:
+        with self._autocast():
+            outputs: list[dict[str, Tensor]] = self.model(tensors)
+        return outputs
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.device, self.precision)
+
+    def _tensor(self, pixels: npt.NDArray[np.uint8] | Uploaded) -> Tensor:
+        """CHW float in [0, 1]: the bytes travel to the device, the floats are made there."""
+        there = pixels.ready() if isinstance(pixels, Uploaded) else as_tensor(pixels).to(self.device)
+        return there.permute(2, 0, 1).float().div_(255)

@@ -1,0 +1,173 @@
+"""What is done around a network in prediction: tiles, several views and networks at once, post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from itertools import product
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from shardlens.models.options import nearest
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.inference.postprocess import PostProcessing
+from shardlens.pipeline.networks.named_values import named_numbers
+from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
+from shardlens.pipeline.storage.uris import normalise
+
+FLIPS = ("flip", "vflip")
+SEMANTIC_ONLY = ("tta", "ensemble", "threshold", "fill_holes", "min_area", "largest_component", "components")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """What is done around the network."""
+
+    _: KW_ONLY
+    tile: int = 0
+    """Predict larger images in tiles of this many pixels a side; 0 = each as a whole."""
+    overlap: int = 64
+    """Pixels that neighbouring tiles share, at least: as many as an object is long, or a decision reaches."""
+    tta: str = ""
+    """Semantic models: views to average over, such as flip,0.75,1.25: flip, vflip (upside down), scales; all combined."""
+    ensemble: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """Semantic models: URI of a further checkpoint with the same labels to average over, as often as needed."""
+    threshold: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """Semantic models: LABEL=F, the label gets the pixels where its probability is F or more, the others by argmax."""
+    fill_holes: Annotated[bool, Parameter(negative="")] = False
+    """Semantic models: background that a region encloses becomes the region's, of several the first label's."""
+    min_area: int = 0
+    """Semantic models: connected parts of fewer pixels become background."""
+    largest_component: Annotated[bool, Parameter(negative="")] = False
+    """Semantic models: of each class only its largest connected part stays."""
+    components: Annotated[bool, Parameter(negative="")] = False
+    """Semantic models: write a row for each connected part, as an object, instead of one for each class."""
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "overlap", "min_area"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        if self.tile and self.overlap >= self.tile:
+            raise ConfigError(
+                f"overlap {self.overlap} of tiles of {self.tile} pixels: expected less than a tile's side"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One way to look at an image."""
+
+    scale: float = 1.0
+    flipped: bool = False
+    """Left and right exchanged."""
+    turned: bool = False
+    """Upside down."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The same resolved; small, it travels to the workers."""
+
+    tile: int = 0
+    overlap: int = 0
+    views: tuple[View, ...] = (View(),)
+    wanted: PostProcessing = field(default_factory=PostProcessing)
+    ensemble: tuple[Network, ...] = ()
+    """The networks beside the first one."""
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change a row, for the fingerprint; nothing where nothing is asked for."""
+        found = {
+            "tiles": {"size": self.tile, "overlap": self.overlap} if self.tile else None,
+            "views": [asdict(view) for view in self.views] if self.views != (View(),) else None,
+            "post_processing": asdict(self.wanted) if self.wanted != PostProcessing() else None,
+            "ensemble": [network.identity() for network in self.ensemble] or None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def resolve_inference(config: InferenceConfig, network: Network) -> Inference:
+    """Read what `config` names and make sure that it fits the network.
+
+    Raises:
+        ConfigError: it is for semantic models and this is none; a threshold of an unknown label, a view of no kind; a
+            checkpoint of another task or with other labels.
+        ModelError, WeightsError: a checkpoint that cannot be loaded.
+    """
+    _check_task(config, network)
+    wanted = PostProcessing(
+        _thresholds(config, network), config.fill_holes, config.min_area, config.largest_component, config.components
+    )
+    ensemble = tuple(_member(uri, network) for uri in config.ensemble)
+    return Inference(config.tile, config.overlap if config.tile else 0, views(config.tta), wanted, ensemble)
+
+
+def views(tta: str) -> tuple[View, ...]:
+    """The views that a list such as flip,0.75,1.25 stands for, the plain one first.
+
+    Raises:
+        ConfigError: an entry is neither a flip nor a scale.
+    """
+    words = [word.strip() for word in tta.split(",") if word.strip()]
+    scales = (1.0, *_scales([word for word in words if word not in FLIPS]))
+    flipped, turned = ((False, True) if flip in words else (False,) for flip in FLIPS)
+    return tuple(View(*ways) for ways in product(dict.fromkeys(scales), flipped, turned))
+
+
+def _scales(words: list[str]) -> Iterator[float]:
+    for word in words:
+        try:
+            scale = float(word)
+        except ValueError:
+            scale = 0.0
+        if not 0.1 <= scale <= 10:
+            raise ConfigError(
+                f"--tta {word!r}: expected {', '.join(FLIPS)}, or a scale between 0.1 and 10 such as 0.75"
+            )
+        yield scale
+
+
+def _check_task(config: InferenceConfig, network: Network) -> None:
+    task = network.spec.task
+    if task == "semantic":
+        return
+    if config.tile and task == "panoptic":
+        raise ConfigError(
+            f"--tile is not for panoptic models such as {network.model}: segments of tiles are not united"
+        )
+    given = next((name for name in SEMANTIC_ONLY if getattr(config, name)), None)
+    if given is not None:
+        remedy = "; to unite several detectors' runs, or one's on several views, use 'shardlens fuse'"
+        raise ConfigError(
+            f"--{given.replace('_', '-')} is for semantic models, {network.model} is of the task {task}"
+            + (remedy if given in {"tta", "ensemble"} else "")
+        )
+
+
+def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, float], ...]:
+    found = []
+    for name, least in named_numbers("--threshold", config.threshold).items():
+        if name not in network.labels:
+            near = nearest(name, network.labels) or network.labels[:5]
+            raise ConfigError(
+                f"--threshold {name}={least}: the model has no such label; expected {', '.join(near)}, ..."
+            )
+        if not 0 <= least <= 1:
+            raise ConfigError(f"--threshold {name}={least}: expected a probability from 0 to 1")
+        found.append((network.labels.index(name), least))
+    if found and len(found) == len(network.labels):
+        raise ConfigError(
+            "--threshold: every label has one; expected a label without, which gets the pixels where none is reached"
+        )
+    return tuple(sorted(found))
+
+
+def _member(uri: str, first: Network) -> Network:
+    network = resolve(NetworkConfig(weights=normalise(uri)))
+    if network.spec.task != "semantic" or network.labels != first.labels:
+        raise ConfigError(
+            f"--ensemble {uri} is a {network.model} ({network.spec.task}) with the labels {', '.join(network.labels[:8])}; "
+            f"expected a semantic model with those of the first one: {', '.join(first.labels[:8])}"
+        )
+    return network

@@ -1,0 +1,103 @@
+"""What came of a run's shards: their parts, the time that they took, and what killed workers on the way."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shardlens.pipeline.errors import ExecutionError, RunError
+from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener, Stage
+from shardlens.pipeline.inference.bisection import isolate
+from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
+from shardlens.pipeline.warehouse.runs import RunRecord, ShardParts
+
+STAGES = ("fetch", "decode", "wait", "forward", "behind", "rows", "write")
+"""Where the time of a worker goes, in seconds that overlap: wait = the device's for images, behind = its for rows."""
+
+
+class Tally:
+    """Collects the workers' results; what killed workers is isolated and tried once more."""
+
+    def __init__(
+        self,
+        stage: Stage[ShardWork, ShardReport],
+        total: int,
+        progress: ProgressListener,
+        parts: Mapping[int, ShardParts],
+    ) -> None:
+        self.stage = stage
+        self.total = total
+        self.progress = progress
+        self.parts = dict(parts)
+        self.resumed = len(parts)
+        self.images = 0
+        self.seconds: Counter[str] = Counter()
+        self._show()
+
+    def run(self, executor: Executor, works: Iterable[ShardWork]) -> None:
+        """Run `works`, then what was lost, without the images to blame.
+
+        Raises:
+            ExecutionError: a shard kills its workers though each of its images survives alone.
+        """
+        lost = self._take(executor, works)
+        again = [replace(item.item, failures=isolate(executor, self.stage, item.item.shard)) for item in lost]
+        for item in self._take(executor, again):
+            raise ExecutionError(
+                f"shard {item.item.shard.index} ended its worker {item.attempts} times as a whole ({item.reason}), "
+                "its images alone did not: memory may be short; use fewer workers or a smaller --batch-size"
+            )
+
+    def _take(self, executor: Executor, works: Iterable[ShardWork]) -> list[Lost[ShardWork]]:
+        lost: list[Lost[ShardWork]] = []
+        for outcome in executor.map(self.stage, works):
+            if isinstance(outcome, Lost):
+                lost.append(outcome)
+            else:
+                self._add(outcome)
+        return lost
+
+    def _add(self, outcome: Done[ShardWork, ShardReport]) -> None:
+        parts = outcome.value.parts
+        assert parts is not None, "only probes publish nothing"
+        self.parts[parts.shard] = parts
+        self.images += outcome.value.images
+        self.seconds.update(outcome.value.seconds)
+        self._show()
+
+    def _show(self) -> None:
+        done = sum(parts.outcomes.rows for parts in self.parts.values())
+        bad = sum(parts.quarantined for parts in self.parts.values())
+        self.progress(Progress("predict", done, self.total, detail=f"{bad} quarantined" if bad else ""))
+
+    def figures(self, begun: float) -> dict[str, Any]:
+        """Times of this attempt."""
+        seconds = time.perf_counter() - begun
+        there = sum(self.seconds[stage] for stage in ("wait", "forward", "behind"))
+        return {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.images / seconds, 3),
+            "device_wait": round(self.seconds["wait"] / there, 4) if there else 0.0,
+            "stages": {stage: round(self.seconds[stage], 3) for stage in STAGES},
+        }
+
+
+def check_quarantined(record: RunRecord, parts: Iterable[ShardParts], allowed: float) -> None:
+    """Refuse to commit when too many images failed.
+
+    Raises:
+        RunError: the share is above `allowed`; the parts stay, so that nothing has to be predicted again.
+    """
+    counts = [(p.quarantined, p.outcomes.rows) for p in parts]
+    bad, images = sum(q for q, _ in counts), sum(n for _, n in counts)
+    if bad > allowed * images:
+        reasons = record.warehouse.outcomes(record.dataset, record.name)
+        raise RunError(
+            f"run {record.name!r}: {bad} of {images} images are quarantined ({bad / images:.1%}), more than the "
+            f"{allowed:.1%} of --max-quarantined. Everything is written, the reasons too ({reasons}); try those images "
+            f"again with 'shardlens predict --retry-quarantined {record.name}', or give the same command with a larger "
+            "--max-quarantined to commit the run as it is"
+        )

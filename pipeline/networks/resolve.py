@@ -1,0 +1,201 @@
+"""A network ready to predict: found by name or in a checkpoint, its weights fetched, checked and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+from torch import nn
+
+from shardlens import models
+from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec, Published
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, StorageError, WeightsError
+from shardlens.pipeline.networks.checkpoints import RANDOM, weights_file
+from shardlens.pipeline.networks.named_values import named_options
+from shardlens.pipeline.networks.weights import Checkpoint, load, read_checkpoint, verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Which network, with which weights."""
+
+    model: str | None = None
+    """Name in the zoo ('shardlens models' lists them); None = the checkpoint says it."""
+    option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    """K=V, an option of the model, as often as needed; an option that takes a file (cfg of darknet) is its URI."""
+    weights: str | None = None
+    """URI of the weights or of a checkpoint's folder, the name of published weights (DEFAULT), or 'random'."""
+    sha256: str | None = None
+    """Digest that the weights file must have."""
+    labels: str | None = None
+    """URI of a text file with a label a line; None = the checkpoint's or the published weights' own."""
+    score_threshold: float | None = None
+    """Rows below this score are not kept; None = the model's own threshold."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options by name.
+
+        Raises:
+            ConfigError: one is not K=V.
+        """
+        return named_options(self.option)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network resolved: every byte that it needs is named by a digest. Small; it travels to the workers."""
+
+    model: str
+    options: tuple[tuple[str, str], ...]
+    """Options as `models.build` takes them: files replaced by their text."""
+    weights: str
+    sha256: str
+    labels: tuple[str, ...]
+    score_threshold: float | None
+    image_size: tuple[int, int] | None = None
+    """Height and width that its checkpoint wants images stretched to; None = as the model's input rule has it."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The zoo's row."""
+        return models.find(self.model)
+
+    def input_rule(self, model: nn.Module) -> InputRule:
+        """What becomes of images before `model`, the loaded network."""
+        return self.spec.input_rule(model).stretched(self.image_size)
+
+    def identity(self) -> dict[str, Any]:
+        """What of it can change a row, for the fingerprint."""
+        texts = set(self.spec.text_options)
+        stretched = {} if self.image_size is None else {"image_size": list(self.image_size)}
+        return {
+            "model": self.model,
+            "task": self.spec.task,
+            "options": {k: _digest(v.encode()) if k in texts else v for k, v in self.options},
+            "weights_sha256": self.sha256,
+            "labels": list(self.labels),
+            "score_threshold": self.score_threshold,
+            **stretched,
+        }
+
+
+def resolve(config: NetworkConfig) -> Network:
+    """Read what `config` names (weights, labels, option files) and make sure that it fits together.
+
+    Raises:
+        ModelError: an unknown model or option.
+        ConfigError: something is missing: the model, the weights or the labels.
+        WeightsError: the weights do not have the wanted digest, or do not fit the model.
+    """
+    uri = weights_file(_weights_uri(config))
+    data = b"" if uri == RANDOM else _read_weights(uri)
+    digest = RANDOM if uri == RANDOM else _digest(data)
+    if config.sha256 is not None and config.sha256.lower() != digest:
+        raise WeightsError(f"{uri} has SHA-256 {digest}, expected {config.sha256}: it is another file, or damaged")
+    published = _published(config)
+    if published and published.sha256:
+        verify(data, published.sha256, uri)
+    checkpoint = read_checkpoint(data) if data else None
+    name = config.model or (checkpoint.model if checkpoint else None)
+    if name is None:
+        raise ConfigError(f"{uri} does not say which model it belongs to: name it with --model")
+    if checkpoint and checkpoint.model != name:
+        raise WeightsError(
+            f"{uri} holds a {checkpoint.model}, not a {name}: leave --model out, or give its own weights"
+        )
+    spec = models.find(name)
+    own = checkpoint.options if checkpoint else published.options if published else {}
+    options = {**own, **read_options(spec, config.options)}
+    labels = _labels(spec, config.labels, checkpoint)
+    pairs = tuple(sorted((k, str(v)) for k, v in options.items()))
+    size = checkpoint.image_size if checkpoint else None
+    network = Network(name, pairs, uri, digest, labels, config.score_threshold, size)
+    _load(network, data)
+    return network
+
+
+def load_network(network: Network) -> nn.Module:
+    """Build the network in a worker and load its weights, evaluation mode.
+
+    Raises:
+        WeightsError: the file is not the one that was resolved.
+    """
+    if network.weights == RANDOM:
+        return _load(network, b"")
+    data = _read_weights(network.weights)
+    if _digest(data) != network.sha256:
+        raise WeightsError(f"{network.weights} changed since the run began: expected SHA-256 {network.sha256}")
+    return _load(network, data)
+
+
+def _load(network: Network, data: bytes) -> nn.Module:
+    torch.manual_seed(0)  # what 'random' means
+    options = dict(network.options)
+    model = models.build(network.model, len(network.labels), options, network.score_threshold)
+    if data:
+        load(model, data, network.weights)
+    return model.eval().requires_grad_(False)
+
+
+def _weights_uri(config: NetworkConfig) -> str:
+    if config.weights is None:
+        raise ConfigError(
+            f"no weights given for {config.model or 'the model'}: name them with --weights URI (a file, a checkpoint's folder, "
+            "DEFAULT for the published ones, or 'random' to try things out)"
+        )
+    if config.weights == RANDOM:
+        return RANDOM
+    published = _published(config)
+    return published.url if published else storage.normalise(config.weights)
+
+
+def _published(config: NetworkConfig) -> Published | None:
+    """The published weights that `config` names."""
+    known = models.find(config.model).published if config.model else None
+    return (known or {}).get(str(config.weights))
+
+
+def _read_weights(uri: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except LocationNotFoundError as error:
+        raise WeightsError(f"no weights at {error}") from None
+    except StorageError as error:
+        raise WeightsError(f"the weights cannot be read: {error}") from None
+
+
+def read_options(spec: ModelSpec, given: Mapping[str, str]) -> dict[str, str]:
+    """The options, with the URIs of files replaced by their text."""
+    return {key: _text(value) if key in spec.text_options else value for key, value in given.items()}
+
+
+def _text(uri: str) -> str:
+    data = storage.read(storage.normalise(uri))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{uri} is not a text file: byte {error.start} is {data[error.start]:#04x}") from None
+
+
+def _labels(spec: ModelSpec, uri: str | None, checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    if uri is not None:
+        names = tuple(line.strip() for line in _text(uri).splitlines() if line.strip())
+        if not names:
+            raise ConfigError(f"{uri} holds no labels: expected a name a line")
+        return (BACKGROUND, *names) if spec.background and names[0] != BACKGROUND else names
+    labels = checkpoint.labels if checkpoint else spec.labels
+    if labels is None:
+        raise ConfigError(
+            f"model {spec.name} does not know its labels' names: give them with --labels URI, a name a line"
+        )
+    return tuple(labels)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

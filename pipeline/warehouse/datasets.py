@@ -1,0 +1,89 @@
+"""Dataset versions: opened by name, and listed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.layout import Warehouse, read_json
+
+PARTS = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a dataset; its tables are read when they are asked for."""
+
+    name: str
+    version: str
+    root: str
+    """URI of the version's folder."""
+    document: dict[str, Any]
+    """What `dataset.json` says: counts, splits, categories, sources, problems."""
+
+    @classmethod
+    def open(cls, warehouse: Warehouse, name: str, version: str | None = None) -> Dataset:
+        """Open a dataset, its latest version where none is named.
+
+        Raises:
+            DatasetError: there is no such dataset or version.
+            StorageError: the warehouse is not one, or cannot be read.
+        """
+        warehouse.check()
+        latest = storage.join(warehouse.dataset(name), "latest.json")
+        if not storage.exists(latest):
+            raise DatasetError(_unknown(warehouse, name))
+        version = version or str(read_json(latest)["version"])
+        document = storage.join(warehouse.dataset(name, version), "dataset.json")
+        if not storage.exists(document):
+            there = [child.rstrip("/") for child in storage.children(warehouse.dataset(name)) if child.endswith("/")]
+            raise DatasetError(f"dataset {name} has no version {version!r}: expected one of {', '.join(there)}")
+        return cls(name, version, warehouse.dataset(name, version), read_json(document))
+
+    def _table(self, part: str) -> pa.Table:
+        return tables.from_bytes(storage.read(storage.join(self.root, f"{part}.parquet")))
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """Rows of `tables.IMAGES`, sorted by image_id."""
+        return self._table("images")
+
+    @cached_property
+    def annotations(self) -> pa.Table:
+        """Rows of `tables.ANNOTATIONS`, sorted by image_id, annotation_id."""
+        return self._table("annotations")
+
+    @cached_property
+    def categories(self) -> pa.Table:
+        """Rows of `tables.CATEGORIES`, sorted by category_id."""
+        return self._table("categories")
+
+
+def list_datasets(warehouse: Warehouse) -> list[Dataset]:
+    """Open the latest version of every dataset, sorted by name."""
+    warehouse.check()
+    return [Dataset.open(warehouse, name) for name in _names(warehouse)]
+
+
+def _names(warehouse: Warehouse) -> list[str]:
+    root = warehouse.path("datasets")
+    names = [child.rstrip("/") for child in storage.children(root) if child.endswith("/")]
+    return [name for name in names if storage.exists(storage.join(root, name, "latest.json"))]
+
+
+def _unknown(warehouse: Warehouse, name: str) -> str:
+    known = _names(warehouse)
+    near = difflib.get_close_matches(name, known, n=3)
+    if not known:
+        return (
+            f"no dataset {name!r} in {warehouse.root}, which holds none: take one in with 'shardlens ingest {name} ...'"
+        )
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"no dataset {name!r} in {warehouse.root}{hint} It holds {', '.join(known)}"

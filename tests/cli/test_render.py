@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from shardlens.pipeline.cli.render import render, write
+from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.warehouse import tables
+
+TABLE = pa.table(
+    {
+        "run": ["a", 'b "quoted",\nline', None],
+        "score": [0.1, float("nan"), None],
+        "bbox": pa.array([{"x": 0.1, "y": float("inf")}, None, {"x": None, "y": 2.0}]),
+        "count": pa.array([decimal.Decimal(2**70), decimal.Decimal(1), None], pa.decimal128(38, 0)),
+        "ok": [True, False, None],
+        "day": pa.array([datetime.date(2024, 2, 29), None, None]),
+    }
+)
+
+
+def test_json_is_valid_and_a_row_a_line() -> None:
+    text = render(TABLE, "json")
+    assert isinstance(text, str)
+    assert text.count("\n ") == 2
+    rows = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert rows[0] == {
+        "run": "a",
+        "score": 0.1,
+        "bbox": {"x": 0.1, "y": None},
+        "count": 2**70,
+        "ok": True,
+        "day": "2024-02-29",
+    }
+    assert rows[1]["score"] is None
+    assert rows[2]["bbox"] == {"x": None, "y": 2.0}
+
+
+def test_csv_reads_back() -> None:
+    text = render(TABLE, "csv")
+    header, first, second, third = csv.reader(io.StringIO(str(text)))
+    assert header == ["run", "score", "bbox", "count", "ok", "day"]
+    assert first == ["a", "0.1", '{"x": 0.1, "y": null}', str(2**70), "true", "2024-02-29"]
+    assert second[:3] == ['b "quoted",\nline', "nan", ""]
+    assert third == ["", "", '{"x": null, "y": 2.0}', "", "", ""]
+
+
+def test_parquet_reads_back() -> None:
+    data = render(TABLE, "parquet")
+    assert isinstance(data, bytes)
+    assert tables.from_bytes(data).schema == TABLE.schema
+
+
+def test_a_table_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = pa.table({"category": ["dog", "[red]cat[/]"], "AP": [0.123456789, None], "n": [5, 12345]})
+    lines = [line.rstrip() for line in str(render(table, "table")).splitlines() if line.strip()]
+    assert lines[0].split() == ["category", "AP", "n"]
+    assert lines[2].split() == ["dog", "0.123457", "5"]
+    assert lines[3].split() == ["[red]cat[/]", "12345"]
+    assert lines[2].endswith("    5")
+    assert lines[3].endswith("12345")
+    assert lines[-1] == "2 rows"
+
+
+def test_a_table_for_people_is_cut_in_width_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = str(render(pa.table({"counts": ["x" * 500] * 300}), "table"))
+    assert max(map(len, text.splitlines()[:-1])) <= 40
+    assert "…" in text
+    assert text.count("xxx…") == 200
+    assert text.endswith("300 rows, the first 200 shown: csv and json hold all\n")
+
+
+def test_names_in_the_data_do_not_steer_the_terminal() -> None:
+    text = str(render(pa.table({"category": ["\x1b[2Jgone\r\n", "Ente\u202e"]}), "table"))
+    assert r"\x1b[2Jgone\r\n" in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_no_rows() -> None:
+    empty = TABLE.slice(0, 0)
+    assert render(empty, "json") == "[]\n"
+    assert render(empty, "csv") == "run,score,bbox,count,ok,day\n"
+    assert str(render(empty, "table")).endswith("0 rows\n")
+
+
+def test_columns_of_one_name_stay_apart_in_csv() -> None:
+    assert render(pa.table([[1], [2]], names=["a", "a"]), "csv") == "a,a\n1,2\n"
+
+
+def test_an_unknown_format_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="format 'xml': expected one of table, csv, json, parquet"):
+        write(TABLE, str(tmp_path / "out"), "xml")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_written_to_a_place(tmp_path: Path, form: str) -> None:
+    write(TABLE, (tmp_path / "new" / "out").as_uri(), form)  # type: ignore[arg-type]
+    written = (tmp_path / "new" / "out").read_bytes()
+    expected = render(TABLE, form)  # type: ignore[arg-type]
+    assert written == (expected.encode() if isinstance(expected, str) else expected)
