@@ -97,8 +97,8 @@ def _placed(config: Placed, predict: PredictConfig, name: str | None = None) -> 
             f"the dataset taken in is {getattr(config, name)!r}, the one predicted is {predict.dataset!r}: "
             "name the same one, or run the flow 'ingest' by itself"
         )
-    asked, wanted = storage.normalise(config.warehouse), storage.normalise(predict.warehouse)
-    if asked not in (wanted, storage.normalise(DEFAULT_WAREHOUSE)):
+    asked, wanted = storage.normalize(config.warehouse), storage.normalize(predict.warehouse)
+    if asked not in (wanted, storage.normalize(DEFAULT_WAREHOUSE)):
         raise ConfigError(f"two warehouses are named, {asked} and {wanted}: expected one for all stages")
     return replace(config, warehouse=predict.warehouse)
 

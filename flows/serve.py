@@ -131,7 +131,7 @@ async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str) -
 
 
 class Keeper(Runner):
-    """Starts what is due. Its end is orderly: a run under way is cancelled, so that it gives back the schedule's slot."""
+    """Starts what is due. Its end is orderly: a run under way is canceled, so that it gives back the schedule's slot."""
 
     def listen(self) -> None:
         """From now on SIGINT asks for the end; a second one does not wait for it."""
@@ -184,7 +184,7 @@ def placed(config: PredictConfig) -> PredictConfig:
     """Make places absolute, so that they hold in any folder."""
     weights, labels = _absolute(config.network.weights), _absolute(config.network.labels)
     network = replace(config.network, weights=weights, labels=labels)
-    return replace(config, warehouse=storage.normalise(config.warehouse), network=network)
+    return replace(config, warehouse=storage.normalize(config.warehouse), network=network)
 
 
 def _absolute(place: str | None) -> str | None:

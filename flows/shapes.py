@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 CATEGORIES = ("disc", "square", "triangle")
 CORNERS = {"disc": 32, "square": 4, "triangle": 3}
 PAINTS = ((230, 110, 100), (110, 220, 120), (120, 140, 235))
-"""Mean colour of each category: reddish, greenish, bluish, so that a small network learns them in a minute."""
+"""Mean color of each category: reddish, greenish, bluish, so that a small network learns them in a minute."""
 LARGEST_OVERLAP = 0.15
 """Share of a shape that another may hide; a shape placed worse is left out."""
 
@@ -28,7 +28,7 @@ class Shape:
     """1 disc, 2 square, 3 triangle."""
     polygon: tuple[tuple[float, float], ...]
     """Corners, x and y in pixels."""
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
 
 
 def draw_dataset(folder: Path, images: dict[str, int], size: int = 128, seed: int = 0) -> None:
@@ -67,7 +67,7 @@ def _draw_image(
     instances = Image.new("I", (size, size))
     classes = Image.new("L", (size, size))
     for shape in _shapes(size, rng):
-        ImageDraw.Draw(picture).polygon(shape.polygon, fill=shape.colour)
+        ImageDraw.Draw(picture).polygon(shape.polygon, fill=shape.color)
         number = first_object + len(document["annotations"])
         ImageDraw.Draw(instances).polygon(shape.polygon, fill=number)
         ImageDraw.Draw(classes).polygon(shape.polygon, fill=shape.category)

@@ -1,6 +1,6 @@
-"""Batch normalisation folded into the convolution before it, for networks that only predict.
+"""Batch normalization folded into the convolution before it, for networks that only predict.
 
-With fixed statistics a normalisation is a factor and an offset per channel, which the convolution's own weights and bias can
+With fixed statistics a normalization is a factor and an offset per channel, which the convolution's own weights and bias can
 carry: one pass over the features less. The outputs are the same up to float rounding.
 """
 
@@ -26,8 +26,8 @@ BY_NUMBER = (BasicBlock, Bottleneck, ResNet)
 def fold_batch_norms(model: nn.Module) -> int:
     """Fold where it is sure that nothing else reads what the convolution gives; return how many were folded.
 
-    A folded normalisation becomes an `nn.Identity`, its convolution gets a bias. Convolutions that are used in several
-    places stay, and so does all that is not a plain `nn.Conv2d` followed by a batch normalisation in evaluation mode. A
+    A folded normalization becomes an `nn.Identity`, its convolution gets a bias. Convolutions that are used in several
+    places stay, and so does all that is not a plain `nn.Conv2d` followed by a batch normalization in evaluation mode. A
     network whose layers read the kernels of others says so by an attribute `lends_kernels`, and stays as it is.
     """
     if getattr(model, "lends_kernels", False):

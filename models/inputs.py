@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 def prepare(images: Sequence[Tensor], rule: InputRule) -> Tensor:
-    """The batch (N, C, H, W), float32, normalised, zeros right and below each image up to the padded shape.
+    """The batch (N, C, H, W), float32, normalized, zeros right and below each image up to the padded shape.
 
     `images` are (C, h, w), uint8 in [0, 255] or float in [0, 1], all of one padded shape by `rule`. The resize is
     bilinear with antialiasing, as torchvision's `SemanticSegmentation` preset has it.
@@ -29,7 +29,7 @@ def prepare(images: Sequence[Tensor], rule: InputRule) -> Tensor:
     if len(shapes) != 1:
         raise ModelError(f"a batch needs images of one padded shape; got {len(images)} images of {sorted(shapes)}")
     ((height, width),) = shapes
-    ready = [normalise(resize(scaled(image), rule.resized(*image.shape[-2:])), rule) for image in images]
+    ready = [normalize(resize(scaled(image), rule.resized(*image.shape[-2:])), rule) for image in images]
     return torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in ready])
 
 
@@ -53,7 +53,7 @@ def resize(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
-def normalise(image: Tensor, rule: InputRule) -> Tensor:
+def normalize(image: Tensor, rule: InputRule) -> Tensor:
     """`image` (C, h, w) in [0, 1], less the rule's mean, by its standard deviation."""
     if rule.mean is None or rule.std is None:
         return image

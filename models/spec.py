@@ -18,7 +18,7 @@ BACKGROUND = "__background__"
 class InputRule:
     """How an image's size becomes the model's input size, from the image and the model alone.
 
-    Detection and instance models resize and normalise inside; for them the rule only foretells the padded shape, so
+    Detection and instance models resize and normalize inside; for them the rule only foretells the padded shape, so
     that images of one padded shape can share a batch. For semantic models `shardlens.models.inputs` applies it.
     """
 
@@ -31,7 +31,7 @@ class InputRule:
     multiple: int = 1
     """Both sides are padded (right and below) to a multiple of this."""
     mean: tuple[float, ...] | None = None
-    """Per channel, of images in [0, 1]; None = the model normalises inside, or wants none."""
+    """Per channel, of images in [0, 1]; None = the model normalizes inside, or wants none."""
     std: tuple[float, ...] | None = None
     scale: float = 1.0
     """Factor on the size that all this gives: to look at an image at several scales."""

@@ -147,7 +147,7 @@ def transform_rule(model: nn.Module) -> InputRule:
 
 
 def _preset_rule(name: str, model: nn.Module) -> InputRule:
-    """The normalisation that torchvision publishes with the network's weights, and by default its resize."""
+    """The normalization that torchvision publishes with the network's weights, and by default its resize."""
     preset = get_model_weights(name).DEFAULT.transforms()
     sized: Any = model
     return InputRule(min_size=sized.min_size or None, mean=tuple(preset.mean), std=tuple(preset.std))

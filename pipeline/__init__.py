@@ -8,7 +8,7 @@
 - `uris`, `faults`, `storage`: places, what can go wrong with them, and reading and writing there
 - `tables`, `warehouse`: the schemas, and where each table lies
 - `annotations`, `masks`, `datasets`: formats read into dataset tables (ingest)
-- `shards`, `fetch`, `colours`, `png`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of
+- `shards`, `fetch`, `colors`, `png`, `decode`, `frames`, `batches`, `upload`: from rows of the images table to batches of
   pixels, on a GPU or not
 - `weights`, `networks`, `categories`, `precision`, `forward`, `rows`, `predictor`, `clock`: from batches to rows, in a worker
 - `allocator`, `compilation`: what a worker sets before it begins: its memory, `--compile`

@@ -50,7 +50,7 @@ def decoding() -> float:
 
 
 def _photo(rng: np.random.Generator) -> bytes:
-    """Smooth colours with some noise, about as large as a photo is as JPEG."""
+    """Smooth colors with some noise, about as large as a photo is as JPEG."""
     small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((640, 480), Image.Resampling.BICUBIC))
     noisy = np.clip(smooth + rng.integers(-20, 20, smooth.shape), 0, 255).astype(np.uint8)

@@ -73,7 +73,7 @@ def bench(config: DoctorConfig) -> Iterator[Finding]:
     """The constants of the stage model that the README sizes a cluster with."""
     yield Finding("decode", "ok", f"{benchmark.decoding() * 1e3:.1f} ms of a core per megapixel of JPEG")
     try:
-        objects, megabytes = benchmark.fetching(_existing(storage.normalise(config.warehouse)))
+        objects, megabytes = benchmark.fetching(_existing(storage.normalize(config.warehouse)))
         read = f"one worker reads {objects:.0f} objects of {benchmark.OBJECT_BYTES // 1000} KB a second, {megabytes:.0f} MB/s"
         yield Finding("fetch", "ok", read)
         yield Finding("rows", "ok", f"{benchmark.writing_rows():.1f} s of a core per million rows of Parquet")
@@ -243,7 +243,7 @@ def _writing(place: Warehouse) -> Finding:
     if (once, twice, data) != (True, False, b"probe"):
         raise StorageError(
             f"{root} lets one object be created twice: two runs of one name could not be kept apart. "
-            "Use a store that honours If-None-Match, as S3 does"
+            "Use a store that honors If-None-Match, as S3 does"
         )
     return Finding("storage", "ok", f"{root}: written, read and deleted in {time.perf_counter() - begun:.2f} s{more}")
 

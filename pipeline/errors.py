@@ -52,7 +52,7 @@ class DatasetError(ShardlensError):
 
 
 class ImageError(ShardlensError):
-    """One image that cannot be fetched, decoded or predicted; it costs no neighbour."""
+    """One image that cannot be fetched, decoded or predicted; it costs no neighbor."""
 
 
 class RunError(ShardlensError):

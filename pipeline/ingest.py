@@ -131,8 +131,8 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
 
 def _request(config: IngestConfig) -> tuple[Request, str]:
     """What the reader is asked for, and its format."""
-    images = storage.normalise(config.images)
-    beside = None if config.annotations is None else storage.normalise(config.annotations)
+    images = storage.normalize(config.images)
+    beside = None if config.annotations is None else storage.normalize(config.annotations)
     form = detect(images, beside) if config.format == "auto" else config.format
     if config.mask_kind != "auto" and form != "masks":
         raise ConfigError(f"the mask kind {config.mask_kind} was given, but the annotations are of the format {form}")
@@ -143,7 +143,7 @@ def _asked(config: IngestConfig, request: Request) -> dict[str, Any]:
     """The settings in words that hold in any folder and warehouse: `shardlens.pipeline.refresh` asks the same again."""
     classes = config.classes
     if classes is not None and classes.endswith((".txt", ".names")):
-        classes = storage.normalise(classes)
+        classes = storage.normalize(classes)
     asked = {**asdict(config), "images": request.images, "annotations": request.annotations, "classes": classes}
     return {name: value for name, value in asked.items() if name != "warehouse"}
 

@@ -21,7 +21,7 @@ from shardlens.pipeline.inference.worker import PredictStage
 from shardlens.pipeline.networks.labels import LabelMap, match
 from shardlens.pipeline.networks.precision import PRECISIONS, resolve_precision
 from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
-from shardlens.pipeline.storage.uris import normalise
+from shardlens.pipeline.storage.uris import normalize
 from shardlens.pipeline.warehouse import runs
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
@@ -158,10 +158,10 @@ def prepare(config: PredictConfig) -> Job:
 def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network) -> dict[str, Any]:
     """The configuration that gives the same run from another folder, on another machine, after another ingest."""
     files = set(network.spec.text_options)
-    option = tuple(f"{k}={normalise(v) if k in files else v}" for k, v in config.network.options.items())
-    labels = config.network.labels and normalise(config.network.labels)
+    option = tuple(f"{k}={normalize(v) if k in files else v}" for k, v in config.network.options.items())
+    labels = config.network.labels and normalize(config.network.labels)
     asked = replace(config.network, model=network.model, option=option, weights=network.weights, labels=labels)
-    inference = replace(config.inference, ensemble=tuple(normalise(uri) for uri in config.inference.ensemble))
+    inference = replace(config.inference, ensemble=tuple(normalize(uri) for uri in config.inference.ensemble))
     found = replace(config, network=asked, inference=inference)
     return asdict(replace(found, dataset=f"{dataset.name}@{dataset.version}"))
 

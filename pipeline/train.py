@@ -42,7 +42,7 @@ class TrainReport:
     first_loss: float
     """Mean of the first epoch."""
     left_out: dict[str, int]
-    """How many annotations and images were not learnt from, by reason."""
+    """How many annotations and images were not learned from, by reason."""
     seconds: float
     images_per_second: float
     """Of the steps, all workers together, without the start."""

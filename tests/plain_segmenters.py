@@ -1,4 +1,4 @@
-"""Segmenters without batch statistics for the tests of prediction: one sees single pixels, one their neighbours."""
+"""Segmenters without batch statistics for the tests of prediction: one sees single pixels, one their neighbors."""
 
 from __future__ import annotations
 

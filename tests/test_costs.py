@@ -127,7 +127,7 @@ class Copies(TorchDispatchMode):
         return out
 
 
-def test_colours_become_floats_in_one_copy(config: PredictConfig) -> None:
+def test_colors_become_floats_in_one_copy(config: PredictConfig) -> None:
     forward = prepare(config).stage.setup().forward
     pixels = np.zeros((48, 64, 3), np.uint8)
     with Copies(pixels.size) as copies:

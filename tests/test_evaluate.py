@@ -63,7 +63,7 @@ def write_dataset(warehouse, coco_set, kind="box", annotations=None):
 
 
 def write_run(warehouse, coco_set, name="r1", shards=2, task="detection", kind="box", quarantined=(), generation=0):
-    """Commit the set's predictions in `shards` parts of neighbouring images."""
+    """Commit the set's predictions in `shards` parts of neighboring images."""
     record = runs.begin(RunRecord(warehouse, name, "shapes", "v1", {"task": task}, shards, {}))
     predictions = coco_set.tables(kind)[1]
     parts = []

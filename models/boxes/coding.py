@@ -1,6 +1,6 @@
 """A box as its offsets from a proposal, as R-CNN has it: https://arxiv.org/abs/1311.2524, appendix C.
 
-tx = (Gx - Px) / Pw, ty = (Gy - Py) / Ph, tw = log(Gw / Pw), th = log(Gh / Ph), with centres x, y and sides w, h. The
+tx = (Gx - Px) / Pw, ty = (Gy - Py) / Ph, tw = log(Gw / Pw), th = log(Gh / Ph), with centers x, y and sides w, h. The
 weights stand for the division by the offsets' standard deviations, which Fast R-CNN added.
 """
 
@@ -11,8 +11,8 @@ from torchvision.models.detection._utils import BoxCoder
 
 Weights = tuple[float, float, float, float]
 PLAIN: Weights = (1.0, 1.0, 1.0, 1.0)
-NORMALISED: Weights = (10.0, 10.0, 5.0, 5.0)
-"""One over the usual standard deviations, 0.1 of the centres and 0.2 of the logarithms."""
+NORMALIZED: Weights = (10.0, 10.0, 5.0, 5.0)
+"""One over the usual standard deviations, 0.1 of the centers and 0.2 of the logarithms."""
 
 
 def encode(boxes: Tensor, proposals: Tensor, weights: Weights = PLAIN) -> Tensor:

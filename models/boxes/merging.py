@@ -8,14 +8,14 @@ from torchvision.ops import box_iou
 
 
 def match_costs(boxes: Tensor) -> Tensor:
-    """How badly each pair of boxes (N, 4) xyxy matches, (N, N): distance of the centres, and what they do not share.
+    """How badly each pair of boxes (N, 4) xyxy matches, (N, N): distance of the centers, and what they do not share.
 
-    The paper sums the centres' distance and the intersection; both are taken without unit here, so that one limit serves
+    The paper sums the centers' distance and the intersection; both are taken without unit here, so that one limit serves
     all sizes: the distance over the mean of both diagonals, and 1 - IoU. The diagonal of the result is infinite.
     """
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     diagonals = (boxes[:, 2:] - boxes[:, :2]).norm(dim=1)
-    distance = torch.cdist(centres, centres) / ((diagonals[:, None] + diagonals) / 2).clamp(min=1e-6)
+    distance = torch.cdist(centers, centers) / ((diagonals[:, None] + diagonals) / 2).clamp(min=1e-6)
     costs: Tensor = distance + 1 - box_iou(boxes, boxes)
     return costs.fill_diagonal_(torch.inf)
 
@@ -51,7 +51,7 @@ def greedy_merge(boxes: Tensor, confidences: Tensor, limit: float) -> tuple[Tens
 def _costs_of(boxes: Tensor, one: int) -> Tensor:
     """The row of `match_costs` that belongs to box `one`."""
     diagonals = (boxes[:, 2:] - boxes[:, :2]).norm(dim=1)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = (centres - centres[one]).norm(dim=1) / ((diagonals + diagonals[one]) / 2).clamp(min=1e-6)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = (centers - centers[one]).norm(dim=1) / ((diagonals + diagonals[one]) / 2).clamp(min=1e-6)
     row: Tensor = distance + 1 - box_iou(boxes[one][None], boxes)[0]
     return row

@@ -82,7 +82,7 @@ def parse_scales(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class WindowSample:
-    """Windows of one image that are learnt from."""
+    """Windows of one image that are learned from."""
 
     index: Tensor
     """(S,) int64: which windows."""
@@ -96,7 +96,7 @@ def sample_windows(windows: Tensor, boxes: Tensor, labels: Tensor, count: int, s
     """At most `count` windows, half of them objects if there are as many.
 
     A window that covers a true box with IoU 0.5 is of its class, and so is the one that covers a true box best, if any
-    does. Windows whose centre lies outside of the image are left out.
+    does. Windows whose center lies outside of the image are left out.
 
     Args:
         windows: (T, 4) xyxy.
@@ -116,7 +116,7 @@ def sample_windows(windows: Tensor, boxes: Tensor, labels: Tensor, count: int, s
 
 
 def inside(windows: Tensor, size: Size) -> Tensor:
-    """Whether the centre of each window (T, 4) lies in the image of `size`: (T,) bool."""
+    """Whether the center of each window (T, 4) lies in the image of `size`: (T,) bool."""
     x, y = (windows[:, 0] + windows[:, 2]) / 2, (windows[:, 1] + windows[:, 3]) / 2
     return (x < size[1]) & (y < size[0])
 

@@ -15,7 +15,7 @@ _STARTS = 5
 
 
 def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
-    """IoU (T, A) of boxes of `sizes` (T, 2) and `others` (A, 2), laid upon one another by their centres."""
+    """IoU (T, A) of boxes of `sizes` (T, 2) and `others` (A, 2), laid upon one another by their centers."""
     shared = torch.minimum(sizes[:, None], others).prod(dim=2)
     return shared / (sizes.prod(dim=1)[:, None] + others.prod(dim=1) - shared)
 
@@ -46,23 +46,23 @@ def cluster(sizes: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def _spread(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The first centres: boxes drawn with the square of their distance to those drawn before (k-means++)."""
-    centres = sizes[torch.randint(len(sizes), (1,), generator=generator)]
-    while len(centres) < count:
-        distance = (1 - shape_iou(sizes, centres).amax(dim=1)).clamp(min=0)
+    """The first centers: boxes drawn with the square of their distance to those drawn before (k-means++)."""
+    centers = sizes[torch.randint(len(sizes), (1,), generator=generator)]
+    while len(centers) < count:
+        distance = (1 - shape_iou(sizes, centers).amax(dim=1)).clamp(min=0)
         following = torch.multinomial(distance**2, 1, generator=generator)
-        centres = torch.cat([centres, sizes[following]])
-    return centres
+        centers = torch.cat([centers, sizes[following]])
+    return centers
 
 
-def _settle(sizes: Tensor, centres: Tensor) -> Tensor:
+def _settle(sizes: Tensor, centers: Tensor) -> Tensor:
     """Lloyd's steps until no box changes its cluster; a cluster that loses all its boxes stays where it is."""
     before = torch.full((len(sizes),), -1)
     for _ in range(_STEPS):
-        nearest = shape_iou(sizes, centres).argmax(dim=1)
+        nearest = shape_iou(sizes, centers).argmax(dim=1)
         if torch.equal(nearest, before):
             break
         before = nearest
         owner = nearest[:, None].expand_as(sizes)
-        centres = centres.scatter_reduce(0, owner, sizes, "mean", include_self=False)
-    return centres
+        centers = centers.scatter_reduce(0, owner, sizes, "mean", include_self=False)
+    return centers

@@ -60,7 +60,7 @@ class Plan:
         return section("net", width=self.input_size, height=self.input_size, channels=3)
 
     def conv(self, filters: int, size: int = 3, stride: int = 1) -> Section:
-        """A normalised convolution that keeps the size, or divides it by the stride."""
+        """A normalized convolution that keeps the size, or divides it by the stride."""
         kept = max(CHANNELS, CHANNELS * round(filters * self.width / CHANNELS))
         keys = {"filters": kept, "size": size, "stride": stride, "pad": 1, "activation": "leaky"}
         return section("convolutional", batch_normalize=1, **keys)
@@ -100,7 +100,7 @@ def read_anchors(text: str) -> Anchors:
 
 
 def yolov2(plan: Plan) -> list[Section]:
-    """Darknet-19, and the maps of twice the resolution reorganised beside its last ones."""
+    """Darknet-19, and the maps of twice the resolution reorganized beside its last ones."""
     c = plan.conv
     layers = [*_darknet19(plan), c(1024), c(1024)]
     coarse = len(layers) - 1

@@ -30,7 +30,7 @@ class Level:
     classes: int
     """Values that an anchor has for its classes: as many as labels, or a tree's nodes."""
     scale: float
-    """scale_x_y: how far beyond its cell a centre may lie."""
+    """scale_x_y: how far beyond its cell a center may lie."""
     new_coords: bool
     """Whether the network's last activation is the sigmoid already."""
     shape: Shape
@@ -158,18 +158,18 @@ class Decoder(nn.Module):
     def boxes(self, values: Tensor) -> Tensor:
         """Boxes (N, M, 4) xyxy as shares of the image, of rows (N, M, 4 or more)."""
         xy, wh = values[..., :2], values[..., 2:4]
-        centre = (self.cell + self.probability(xy) * self.scale - (self.scale - 1) / 2) / self.grid
+        center = (self.cell + self.probability(xy) * self.scale - (self.scale - 1) / 2) / self.grid
         half = ((2 * wh) ** 2 if self.new_coords else wh.exp()) * self.anchor / 2
-        return torch.cat([centre - half, centre + half], dim=-1)
+        return torch.cat([center - half, center + half], dim=-1)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """What anchors number `anchors` (P,) would give for boxes (P, 4) xyxy, shares of the image: the way back.
 
         x and y as `probability` gives them, cut to [0, 1]; width and height raw.
         """
-        centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         scale = self.scale[anchors]
-        xy = (centre * self.grid[anchors] - self.cell[anchors] + (scale - 1) / 2) / scale
+        xy = (center * self.grid[anchors] - self.cell[anchors] + (scale - 1) / 2) / scale
         ratio = size / self.anchor[anchors]
         return torch.cat([xy.clamp(0, 1), ratio.sqrt() / 2 if self.new_coords else ratio.log()], dim=1)
 

@@ -117,7 +117,7 @@ class Reorg(nn.Module):
 
     Each output position holds the `stride` x `stride` values of a patch, but of a tensor read with a wrong shape: the
     memory of C maps of H x W is taken for that of C / stride^2 maps of (H * stride) x (W * stride), and the result
-    for that of C * stride^2 maps. So a pixel's neighbours come from other rows than in `torch.pixel_unshuffle`.
+    for that of C * stride^2 maps. So a pixel's neighbors come from other rows than in `torch.pixel_unshuffle`.
     https://github.com/pjreddie/darknet/blob/master/src/blas.c (reorg_cpu)
     """
 
@@ -155,9 +155,9 @@ def _convolutional(section: Section, index: int, shapes: Sequence[Shape]) -> Bui
         raise section.error(f"groups={groups} divides not both {channels} channels and {filters} filters", "groups")
     dilation = section.integer("dilation", 1, least=1) if size > 1 else 1
     padding = dilation * (size // 2 if section.integer("pad", 0) else section.integer("padding", 0, least=0))
-    normalised = section.integer("batch_normalize", 0) != 0
-    convolution = nn.Conv2d(channels, filters, size, strides, padding, dilation, groups, bias=not normalised)
-    norm = [nn.BatchNorm2d(filters, eps=NORM_EPS)] if normalised else []
+    normalized = section.integer("batch_normalize", 0) != 0
+    convolution = nn.Conv2d(channels, filters, size, strides, padding, dilation, groups, bias=not normalized)
+    norm = [nn.BatchNorm2d(filters, eps=NORM_EPS)] if normalized else []
     reach = 2 * padding - dilation * (size - 1) - 1
     shape = Shape(filters, (height + reach) // strides[0] + 1, (width + reach) // strides[1] + 1)
     return Built(nn.Sequential(convolution, *norm, _activation(section, "logistic")), (index - 1,), shape)

@@ -1,4 +1,4 @@
-"""What Darknet's detectors minimise: anchors matched to objects, then boxes, objectness and classes.
+"""What Darknet's detectors minimize: anchors matched to objects, then boxes, objectness and classes.
 
 https://arxiv.org/abs/1612.08242 ([region]: YOLOv2), https://arxiv.org/abs/1804.02767 ([yolo]: YOLOv3),
 https://arxiv.org/abs/2004.10934 (iou_thresh, CIoU). Every sum is over the anchors, then the mean over the images.
@@ -167,16 +167,16 @@ class DarknetLoss(nn.Module):
 
     @torch.no_grad()
     def match(self, truth: Truth, anchors: int) -> Match:
-        """The anchor of the likest shape at each object's centre, of the `anchors` (M) of an image, over all levels.
+        """The anchor of the likest shape at each object's center, of the `anchors` (M) of an image, over all levels.
 
         It is matched on every level that has it, as YOLOv4-tiny's two levels share one.
         """
         likeness = shape_iou(truth.boxes[:, 2:] - truth.boxes[:, :2], self.prior)
         best = self.shape == self.shape[likeness.argmax(dim=1), None]
         owner, anchor = torch.where(best | (likeness > self.terms.match_threshold))
-        centre = (truth.boxes[owner, :2] + truth.boxes[owner, 2:]) / 2
+        center = (truth.boxes[owner, :2] + truth.boxes[owner, 2:]) / 2
         grid = self.grid[anchor]
-        cell = (centre * grid).long().clamp(min=0).minimum(grid - 1)
+        cell = (center * grid).long().clamp(min=0).minimum(grid - 1)
         slot = truth.image[owner] * anchors + self.start[anchor] + cell[:, 1] * grid[:, 0] + cell[:, 0]
         slots, inverse = torch.unique(slot, return_inverse=True)
         last = owner.new_zeros(len(slots)).scatter_reduce(0, inverse, owner, "amax")

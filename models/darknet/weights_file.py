@@ -1,6 +1,6 @@
 """Darknet's .weights: a header, then every convolution's float32 values, in the order of the .cfg.
 
-Per convolution: biases; with batch normalisation scales, means and variances; then the filters (out, in / groups,
+Per convolution: biases; with batch normalization scales, means and variances; then the filters (out, in / groups,
 height, width). https://github.com/pjreddie/darknet/blob/master/src/parser.c (load_weights, save_weights).
 """
 

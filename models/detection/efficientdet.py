@@ -39,7 +39,7 @@ _PRIOR = 0.01
 
 
 class Fusion(nn.Module):
-    """Fast normalised fusion (section 3.3), then swish, a depthwise-separable convolution and its norm."""
+    """Fast normalized fusion (section 3.3), then swish, a depthwise-separable convolution and its norm."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()

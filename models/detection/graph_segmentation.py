@@ -1,4 +1,4 @@
-"""Graph-based segmentation: neighbouring pixels join as long as what parts them is small beside what varies within.
+"""Graph-based segmentation: neighboring pixels join as long as what parts them is small beside what varies within.
 
 Felzenszwalb and Huttenlocher: https://doi.org/10.1023/B:VISI.0000022288.19776.77
 """
@@ -21,8 +21,8 @@ Indices = npt.NDArray[np.int32]
 _SMOOTHING = 0.8
 _CHUNKS = 32
 _STEPS = 128
-"""Distances of colours are told apart in parts of 1 / 128."""
-NEIGHBOURS = (
+"""Distances of colors are told apart in parts of 1 / 128."""
+NEIGHBORS = (
     (np.s_[:, :-1], np.s_[:, 1:]),
     (np.s_[:-1], np.s_[1:]),
     (np.s_[:-1, :-1], np.s_[1:, 1:]),
@@ -32,23 +32,23 @@ NEIGHBOURS = (
 
 
 class Grid(NamedTuple):
-    """An image's pixels and the E edges between neighbours, the lightest first."""
+    """An image's pixels and the E edges between neighbors, the lightest first."""
 
     shape: tuple[int, int]
     """(H, W)."""
     ends: Indices
     """(2, E) flat indices of the pixels at both ends."""
     weights: Floats
-    """(E,) how far their colours lie apart."""
+    """(E,) how far their colors lie apart."""
 
 
 def pixel_grid(image: Floats) -> Grid:
-    """The grid of an image (H, W, C) of about 0 to 255, which is smoothed first; a pixel has eight neighbours."""
+    """The grid of an image (H, W, C) of about 0 to 255, which is smoothed first; a pixel has eight neighbors."""
     channels = [gaussian_filter(channel, _SMOOTHING) for channel in np.moveaxis(image, 2, 0)]
     height, width = image.shape[:2]
     number = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    ends = [np.stack([number[a].ravel(), number[b].ravel()]) for a, b in NEIGHBOURS]
-    apart = [np.sqrt(sum(np.square(c[a] - c[b]) for c in channels)).ravel() for a, b in NEIGHBOURS]
+    ends = [np.stack([number[a].ravel(), number[b].ravel()]) for a, b in NEIGHBORS]
+    apart = [np.sqrt(sum(np.square(c[a] - c[b]) for c in channels)).ravel() for a, b in NEIGHBORS]
     steps = (np.concatenate(apart) * _STEPS).astype(np.uint16)  # whole numbers, sorted in a tenth of the time
     order = np.argsort(steps, kind="stable")
     weights = steps[order].astype(np.float32) / np.float32(_STEPS)
@@ -63,7 +63,7 @@ def segment(grid: Grid, scale: float, min_size: int) -> Ints:
 
     Args:
         scale: the paper's k; larger gives larger segments.
-        min_size: pixels; smaller segments are joined to a neighbour in the end.
+        min_size: pixels; smaller segments are joined to a neighbor in the end.
     """
     forest = _Forest(math.prod(grid.shape), scale)
     cuts = np.linspace(0, len(grid.weights), _CHUNKS + 1).astype(int).tolist()
@@ -169,7 +169,7 @@ class _Forest:
         self._rename(segments, segments[root])
 
     def join_small(self, ends: Indices, min_size: int) -> None:
-        """Join each segment of fewer than `min_size` pixels to the neighbour behind its lightest edge."""
+        """Join each segment of fewer than `min_size` pixels to the neighbor behind its lightest edge."""
         a, b = self.labels[ends[0]], self.labels[ends[1]]
         small = self.sizes < min_size
         open_ = (a != b) & (small[a] | small[b])

@@ -19,7 +19,7 @@ def fit_svm(
 ) -> tuple[Tensor, float]:
     """Weights (D,) and bias of a linear support vector machine; its margins are `features @ weights + bias`.
 
-    It minimises |w|^2 / 2 + cost * sum of max(0, 1 - y margin)^2, the squared hinge, which is smooth; examples of the
+    It minimizes |w|^2 / 2 + cost * sum of max(0, 1 - y margin)^2, the squared hinge, which is smooth; examples of the
     class count `positive_weight` times.
 
     Args:
@@ -49,7 +49,7 @@ def fit_svm(
 def fit_ridge(features: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """Weights (T, D) and biases (T,) of linear regressors: `features @ weights.T + biases` near `targets`.
 
-    They minimise the squared error plus `penalty` times |w|^2; the biases are free.
+    They minimize the squared error plus `penalty` times |w|^2; the biases are free.
 
     Args:
         features: (N, D), N at least 1.

@@ -1,4 +1,4 @@
-"""Localisation as regression: for exactly N objects, N x 4 coordinates and N x K class scores from one network.
+"""Localization as regression: for exactly N objects, N x 4 coordinates and N x K class scores from one network.
 
 As in VGG's entry to ILSVRC-2014: https://arxiv.org/abs/1409.1556, appendix A
 """
@@ -25,7 +25,7 @@ _STRIDE = 32
 class Localiser(nn.Module):
     """A class head and a box head over all features of an image, which is stretched to a square.
 
-    Slot i answers for the i-th object from left to right, by the boxes' centres (those level with each other from top to
+    Slot i answers for the i-th object from left to right, by the boxes' centers (those level with each other from top to
     bottom). Of more than N objects the N largest count; slots without an object are background.
 
     Attributes:
@@ -117,9 +117,9 @@ def slots(boxes: Tensor, labels: Tensor, objects: int) -> tuple[Tensor, Tensor]:
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     largest = sides.prod(1).argsort(descending=True, stable=True)[:objects]
-    centres = (boxes[largest, :2] + boxes[largest, 2:]) / 2
-    by_row = centres[:, 1].argsort(stable=True)
-    order = largest[by_row[centres[by_row, 0].argsort(stable=True)]]
+    centers = (boxes[largest, :2] + boxes[largest, 2:]) / 2
+    by_row = centers[:, 1].argsort(stable=True)
+    order = largest[by_row[centers[by_row, 0].argsort(stable=True)]]
     free = objects - len(order)
     return F.pad(boxes[order], (0, 0, 0, free)), F.pad(labels[order], (0, free))
 

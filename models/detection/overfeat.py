@@ -159,7 +159,7 @@ def _build(
     detections_per_image: int = 100,
 ) -> nn.Module:
     """`scales` multiply the image resized to `min_size`; the defaults give the paper's six sizes. `merge_limit`: boxes
-    merge while their centres' distance in parts of their diagonal plus 1 - IoU stays below it.
+    merge while their centers' distance in parts of their diagonal plus 1 - IoU stays below it.
     """
     require("samples", samples, 2)
     require("score_threshold", score_threshold, 0, 1)

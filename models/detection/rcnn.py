@@ -136,13 +136,13 @@ class RCNN(nn.Module):
 
 
 def warped(image: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Regions of a normalised image (1, 3, H, W) stretched to (N, 3, side, side), with 16 pixels of context around each.
+    """Regions of a normalized image (1, 3, H, W) stretched to (N, 3, side, side), with 16 pixels of context around each.
 
-    What lies outside of the image is its mean colour, 0.
+    What lies outside of the image is its mean color, 0.
     """
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     reach = sides * (side / (side - 2 * CONTEXT)) / 2
-    wide = torch.cat([centres - reach, centres + reach], dim=1)
+    wide = torch.cat([centers - reach, centers + reach], dim=1)
     windows: Tensor = roi_align(image, [wide], side, sampling_ratio=1, aligned=True)
     return windows
 

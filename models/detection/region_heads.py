@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shardlens.models.boxes.coding import NORMALISED, decode, encode
+from shardlens.models.boxes.coding import NORMALIZED, decode, encode
 from shardlens.models.boxes.sampling import Sample, SamplingRule, sample_regions
 from shardlens.models.detection.selection import Detections, Selection, by_class
 
@@ -28,7 +28,7 @@ class Verdict:
     logits: Tensor
     """(R, K), class 0 = background."""
     codes: Tensor
-    """(R, 4), or (R, 4 K) where each class has a box of its own; coded with `NORMALISED` weights."""
+    """(R, 4), or (R, 4 K) where each class has a box of its own; coded with `NORMALIZED` weights."""
 
 
 class RegionHeads(nn.Module):
@@ -60,7 +60,7 @@ class RegionHeads(nn.Module):
         """Detections of each image in pixels of the network's input, where image i has `sizes[i]`."""
         verdict: Verdict = self.head(features, list(proposals))
         counts = [len(found) for found in proposals]
-        boxes = decode(verdict.codes.float(), torch.cat(list(proposals)), NORMALISED)
+        boxes = decode(verdict.codes.float(), torch.cat(list(proposals)), NORMALIZED)
         if boxes.shape[1] > 4:
             boxes = torch.unflatten(boxes, 1, (-1, 4))
         judged = zip(
@@ -89,7 +89,7 @@ def _box_costs(codes: Tensor, labels: Tensor, truth: Tensor, regions: Tensor) ->
     """Smooth L1 (R,) of the four codes of each region's own class; 0 for the background."""
     objects = labels > 0
     own = codes if codes.shape[1] == 4 else torch.unflatten(codes, 1, (-1, 4))[torch.arange(len(codes)), labels]
-    wanted = encode(truth[objects], regions[objects], NORMALISED)
+    wanted = encode(truth[objects], regions[objects], NORMALIZED)
     costs = torch.zeros(len(labels), device=codes.device)
     costs[objects] = F.smooth_l1_loss(own[objects], wanted, reduction="none").sum(1)
     return costs

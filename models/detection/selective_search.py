@@ -1,4 +1,4 @@
-"""Selective search: regions that may be objects, from segments joined step by step to their most similar neighbours.
+"""Selective search: regions that may be objects, from segments joined step by step to their most similar neighbors.
 
 https://doi.org/10.1007/s11263-013-0620-5
 """
@@ -13,27 +13,27 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects, gaussian_filter
 
-from shardlens.models.detection.colour_spaces import hsv, lab
-from shardlens.models.detection.graph_segmentation import NEIGHBOURS, Floats, Ints, pixel_grid, segment
+from shardlens.models.detection.color_spaces import hsv, lab
+from shardlens.models.detection.graph_segmentation import NEIGHBORS, Floats, Ints, pixel_grid, segment
 
-_COLOUR_BINS, _TEXTURE_BINS, _DIRECTIONS = 25, 10, 8
+_COLOR_BINS, _TEXTURE_BINS, _DIRECTIONS = 25, 10, 8
 
 
 @dataclass(frozen=True)
 class SearchRule:
-    """Over which starts the search runs: every colour space with every scale and every set of similarities."""
+    """Over which starts the search runs: every color space with every scale and every set of similarities."""
 
     spaces: tuple[str, ...] = ("hsv", "lab")
     scales: tuple[float, ...] = (50.0, 100.0)
     """The segmentation's k, and its smallest segment in pixels."""
-    similarities: tuple[str, ...] = ("colour+texture+size+fill", "texture+size+fill")
+    similarities: tuple[str, ...] = ("color+texture+size+fill", "texture+size+fill")
     limit: int = 2000
     """Boxes at most."""
 
 
 FAST = SearchRule()
 """The paper's fast mode: eight runs."""
-SINGLE = SearchRule(spaces=("hsv",), scales=(50.0,), similarities=("colour+texture+size+fill",))
+SINGLE = SearchRule(spaces=("hsv",), scales=(50.0,), similarities=("color+texture+size+fill",))
 
 
 def selective_search(image: npt.NDArray[np.uint8], rule: SearchRule = FAST) -> Floats:
@@ -62,7 +62,7 @@ class _Described:
     """(H, W)."""
     pairs: Ints
     """(2, P) segments that touch, corners included, the lower number first."""
-    colour: Floats
+    color: Floats
     """(n, 3 * 25) histograms, each of sum 1."""
     texture: Floats
     """(n, 8 * 3 * 10) histograms, each of sum 1."""
@@ -71,14 +71,14 @@ class _Described:
 def _starts(image: npt.NDArray[np.uint8], rule: SearchRule) -> Iterator[_Described]:
     convert = {"hsv": hsv, "lab": lab}
     for space in rule.spaces:
-        colours = convert[space](image)
-        shades = _binned(np.moveaxis(colours, 2, 0), 255.0, _COLOUR_BINS)
-        slopes, grid = _slopes(colours), pixel_grid(colours)
+        colors = convert[space](image)
+        shades = _binned(np.moveaxis(colors, 2, 0), 255.0, _COLOR_BINS)
+        slopes, grid = _slopes(colors), pixel_grid(colors)
         for scale in rule.scales:
             segments = segment(grid, scale, int(scale))
             texture = _histograms(segments, slopes, _TEXTURE_BINS)
-            colour = _histograms(segments, shades, _COLOUR_BINS)
-            yield _Described(segments, _touching(segments), colour, texture)
+            color = _histograms(segments, shades, _COLOR_BINS)
+            yield _Described(segments, _touching(segments), color, texture)
 
 
 def _hierarchy(described: _Described, kinds: list[str]) -> Ints:
@@ -87,10 +87,10 @@ def _hierarchy(described: _Described, kinds: list[str]) -> Ints:
     a, b = described.pairs
     queue = list(zip((-regions.similarity(a, b)).tolist(), a.tolist(), b.tolist(), strict=True))
     heapq.heapify(queue)
-    neighbours: list[set[int]] = [set() for _ in range(regions.count)]
+    neighbors: list[set[int]] = [set() for _ in range(regions.count)]
     for _, first, second in queue:
-        neighbours[first].add(second)
-        neighbours[second].add(first)
+        neighbors[first].add(second)
+        neighbors[second].add(first)
     alive = set(range(regions.count))
     while queue:
         _, first, second = heapq.heappop(queue)
@@ -98,11 +98,11 @@ def _hierarchy(described: _Described, kinds: list[str]) -> Ints:
             continue
         joined = regions.join(first, second)
         alive -= {first, second}
-        around = (neighbours[first] | neighbours[second]) & alive
+        around = (neighbors[first] | neighbors[second]) & alive
         alive.add(joined)
-        neighbours.append(around)
+        neighbors.append(around)
         for other, similarity in zip(around, regions.similarity(joined, list(around)).tolist(), strict=True):
-            neighbours[other].add(joined)
+            neighbors[other].add(joined)
             heapq.heappush(queue, (-similarity, joined, other))
     return regions.boxes[: regions.count]
 
@@ -111,7 +111,7 @@ def _touching(segments: Ints) -> Ints:
     """The pairs (2, P) of segments (H, W) that touch, corners included, the lower number first, sorted."""
     count = int(segments.max()) + 1
     codes = []
-    for one, other in NEIGHBOURS:
+    for one, other in NEIGHBORS:
         a, b = segments[one], segments[other]
         apart = a != b
         codes.append(np.minimum(a[apart], b[apart]) * count + np.maximum(a[apart], b[apart]))
@@ -130,7 +130,7 @@ class _Regions:
         self.sizes[: self.count] = np.bincount(segments.ravel())
         self.boxes = np.zeros((2 * self.count - 1, 4), np.int64)
         self.boxes[: self.count] = _boxes(segments)
-        parts = [getattr(described, kind) for kind in ("colour", "texture") if kind in kinds]
+        parts = [getattr(described, kind) for kind in ("color", "texture") if kind in kinds]
         self.histograms = np.zeros((2 * self.count - 1, sum(part.shape[1] for part in parts)), np.float32)
         self.histograms[: self.count] = np.concatenate(parts, axis=1)
 
@@ -172,9 +172,9 @@ def _binned(channels: Floats, high: float | Floats, bins: int) -> npt.NDArray[np
     return numbers
 
 
-def _slopes(colours: Floats) -> npt.NDArray[np.int16]:
+def _slopes(colors: Floats) -> npt.NDArray[np.int16]:
     """Binned Gaussian derivatives (sigma 1) in eight directions of each channel, (24, H, W)."""
-    down, right = (gaussian_filter(colours, (1, 1, 0), order=order) for order in ((1, 0, 0), (0, 1, 0)))
+    down, right = (gaussian_filter(colors, (1, 1, 0), order=order) for order in ((1, 0, 0), (0, 1, 0)))
     angles = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
     steep = np.concatenate(
         [np.moveaxis(np.float32(np.cos(a)) * right + np.float32(np.sin(a)) * down, 2, 0) for a in angles]

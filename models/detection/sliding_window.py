@@ -91,7 +91,7 @@ def _build(
     detections_per_image: int = 100,
 ) -> nn.Module:
     """`window` and `stride` in pixels of the image resized to `min_size` and then by each of `scales`; `samples` windows
-    of an image are learnt from in a step.
+    of an image are learned from in a step.
     """
     require("samples", samples, 2)
     require("features_stride", features_stride, 1)

@@ -40,7 +40,7 @@ class ProposalRule:
 
 
 def resizing(min_size: int, max_size: int) -> nn.Module:
-    """Resize (the shorter side `min_size`, the longer at most `max_size`), ImageNet's normalisation, padding to 32."""
+    """Resize (the shorter side `min_size`, the longer at most `max_size`), ImageNet's normalization, padding to 32."""
     require("min_size", min_size, 32)
     require("max_size", max_size, min_size)
     transform: nn.Module = GeneralizedRCNNTransform(min_size, max_size, list(MEAN), list(STD))

@@ -135,7 +135,7 @@ class YoloV1(nn.Module):
 
 def _convolution(inputs: int, filters: int, size: int, stride: int = 1, norm: bool = False) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, filters, size, stride, size // 2, bias=not norm)
-    nn.init.kaiming_normal_(convolution.weight, a=0.1)  # 24 layers without normalisation vanish otherwise
+    nn.init.kaiming_normal_(convolution.weight, a=0.1)  # 24 layers without normalization vanish otherwise
     return nn.Sequential(convolution, *([nn.BatchNorm2d(filters)] if norm else []), nn.LeakyReLU(0.1, inplace=True))
 
 

@@ -1,6 +1,6 @@
 """Losses of semantic segmentation, each the mean over the images of the image's own loss, and their weighted sum.
 
-Logits are (N, K, H, W), truth is (N, H, W) int64 with VOID where a pixel is not learnt from; all reckon in float32.
+Logits are (N, K, H, W), truth is (N, H, W) int64 with VOID where a pixel is not learned from; all reckon in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from shardlens.models.errors import ModelError
 
 VOID = 255
-"""Label of pixels that are not learnt from."""
+"""Label of pixels that are not learned from."""
 
 Parts = dict[str, Tensor]
 
@@ -54,9 +54,9 @@ def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
     V-Net, https://arxiv.org/abs/1606.04797. A class that is not in the image would cost 1 whatever the network says, and
     is left out. Void pixels count for nothing; an image of void alone costs 0.
     """
-    learnt = (truth != VOID)[:, None]
-    p = logits.float().softmax(1) * learnt
-    y = torch.zeros_like(p, dtype=torch.bool).scatter_(1, truth[:, None].clamp(max=p.shape[1] - 1), learnt)
+    learned = (truth != VOID)[:, None]
+    p = logits.float().softmax(1) * learned
+    y = torch.zeros_like(p, dtype=torch.bool).scatter_(1, truth[:, None].clamp(max=p.shape[1] - 1), learned)
     overlap, size = (y * p).sum((2, 3)), y.sum((2, 3)) + p.square().sum((2, 3))
     present = y.sum((2, 3)) > 0
     losses = torch.where(present, 1 - 2 * overlap / size.clamp(min=1e-6), torch.zeros_like(overlap))
@@ -65,9 +65,9 @@ def soft_dice(logits: Tensor, truth: Tensor) -> Tensor:
 
 def _weights(truth: Tensor, class_weights: Tensor | None, pixel_weights: Tensor | None) -> Tensor:
     """(N, H, W) float32, 0 at void."""
-    learnt = truth != VOID
-    weights = learnt.float() if class_weights is None else class_weights.float()[truth * learnt] * learnt
-    return weights if pixel_weights is None else weights + pixel_weights.float() * learnt
+    learned = truth != VOID
+    weights = learned.float() if class_weights is None else class_weights.float()[truth * learned] * learned
+    return weights if pixel_weights is None else weights + pixel_weights.float() * learned
 
 
 def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Cells(NamedTuple):
     """The network's output, cell by cell: S rows of S columns."""
 
     boxes: Tensor
-    """(N, S, S, B, 4): centre as a share of the cell, then the square roots of width and height as shares of the image."""
+    """(N, S, S, B, 4): center as a share of the cell, then the square roots of width and height as shares of the image."""
     confidence: Tensor
     """(N, S, S, B): the IoU that the box is believed to have with an object."""
     classes: Tensor
@@ -42,25 +42,25 @@ class Truth(NamedTuple):
 
 def decode(boxes: Tensor, row: Tensor, column: Tensor, grid: int) -> Tensor:
     """Boxes (..., 4) xyxy as shares of the image, of boxes (..., 4) as in `Cells` at `row` and `column` (...)."""
-    centre = (boxes[..., :2] + torch.stack([column, row], dim=-1)) / grid
+    center = (boxes[..., :2] + torch.stack([column, row], dim=-1)) / grid
     half = boxes[..., 2:] ** 2 / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def read_truth(targets: Sequence[Mapping[str, Tensor]], sizes: Sequence[tuple[int, int]], grid: int) -> Truth:
     """The objects of `targets`, boxes (N, 4) xyxy in pixels of images of `sizes` (height, width).
 
-    A cell has one object, the last of those with their centre in it; boxes without area are left out.
+    A cell has one object, the last of those with their center in it; boxes without area are left out.
     """
     shares = [t["boxes"] / t["boxes"].new_tensor([w, h, w, h]) for t, (h, w) in zip(targets, sizes, strict=True)]
     boxes, labels = torch.cat(shares).float(), torch.cat([target["labels"] for target in targets])
     image = torch.cat([torch.full_like(target["labels"], i) for i, target in enumerate(targets)])
-    centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2 * grid, boxes[:, 2:] - boxes[:, :2]
+    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2 * grid, boxes[:, 2:] - boxes[:, :2]
     solid = torch.where((size > 0).all(dim=1))[0]
-    cell = centre.long().clamp(0, grid - 1)
+    cell = center.long().clamp(0, grid - 1)
     places, inverse = torch.unique(((image * grid + cell[:, 1]) * grid + cell[:, 0])[solid], return_inverse=True)
     last = solid.new_zeros(len(places)).scatter_reduce(0, inverse, solid, "amax", include_self=False)
-    coded = torch.cat([centre - cell, size.clamp(min=0).sqrt()], dim=1)[last]
+    coded = torch.cat([center - cell, size.clamp(min=0).sqrt()], dim=1)[last]
     return Truth((image[last], cell[last, 1], cell[last, 0]), coded, labels[last])
 
 

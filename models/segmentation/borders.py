@@ -24,7 +24,7 @@ def mirror(images: Tensor, before: int, height: int, width: int) -> Tensor:
     return images[..., rows, :][..., columns]
 
 
-def crop_centre(features: Tensor, height: int, width: int) -> Tensor:
+def crop_center(features: Tensor, height: int, width: int) -> Tensor:
     """The middle (N, C, height, width) of `features` (N, C, H, W)."""
     top, left = (features.shape[-2] - height) // 2, (features.shape[-1] - width) // 2
     return features[..., top : top + height, left : left + width]

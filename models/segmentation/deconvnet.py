@@ -1,7 +1,7 @@
 """DeconvNet: a VGG, its fc6 and fc7, and the whole of it mirrored: unpooling by switches, transposed convolutions.
 
 https://arxiv.org/abs/1505.04366. The paper's fc6 shrinks the last 7x7 map of a 224x224 proposal to one pixel; here fc6
-and its transpose keep the size, so that images of any size pass. Its proposals are not ours: whole images are labelled.
+and its transpose keep the size, so that images of any size pass. Its proposals are not ours: whole images are labeled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DeconvNet(nn.Module):
         self.backbone = backbone
         self.window = window
         self.multiple = 1 << len(backbone.channels)
-        deep, norm = backbone.channels[-1], backbone.normalised
+        deep, norm = backbone.channels[-1], backbone.normalized
         self.head = nn.Sequential(
             *_block(nn.Conv2d(deep, head_width, _FC6, padding=_FC6 // 2), head_width, norm),
             *_block(nn.Conv2d(head_width, head_width, 1), head_width, norm),
@@ -43,7 +43,7 @@ class DeconvNet(nn.Module):
         self.classifier = nn.Conv2d(backbone.channels[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         x, switches = self.encode(pad_to_multiple(images, self.multiple))
         x = self.decode(self.head(x), switches)
@@ -69,8 +69,8 @@ class DeconvNet(nn.Module):
 class MirroredStage(nn.ModuleList):
     """A transposed convolution for each convolution of a stage, in the stage's order; they run from the last to the first."""
 
-    def __init__(self, stage: nn.Sequential, normalised: bool, tied: bool) -> None:
-        super().__init__(Transposed(layer, normalised, tied) for layer in convolutions(stage))
+    def __init__(self, stage: nn.Sequential, normalized: bool, tied: bool) -> None:
+        super().__init__(Transposed(layer, normalized, tied) for layer in convolutions(stage))
 
     def forward(self, x: Tensor, stage: nn.Sequential) -> Tensor:
         """Features with the stage's input channels; `stage` lends its kernels where the decoder is tied."""
@@ -80,9 +80,9 @@ class MirroredStage(nn.ModuleList):
 
 
 class Transposed(nn.Module):
-    """A convolution's mirror image: transposed, then normalised and rectified; `tied`, it has no kernel of its own."""
+    """A convolution's mirror image: transposed, then normalized and rectified; `tied`, it has no kernel of its own."""
 
-    def __init__(self, convolution: nn.Conv2d, normalised: bool, tied: bool) -> None:
+    def __init__(self, convolution: nn.Conv2d, normalized: bool, tied: bool) -> None:
         super().__init__()
         from_image = convolution.in_channels == 3
         inputs = convolution.out_channels
@@ -91,7 +91,7 @@ class Transposed(nn.Module):
         if self.weight is not None:
             nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.norm = nn.BatchNorm2d(outputs) if normalised else nn.Identity()
+        self.norm = nn.BatchNorm2d(outputs) if normalized else nn.Identity()
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Features (N, outputs, H, W); `kernel` (inputs, outputs, 3, 3) is the convolution's own, used where tied.
@@ -102,8 +102,8 @@ class Transposed(nn.Module):
         return F.relu(self.norm(F.conv_transpose2d(x, weight, self.bias, padding=1)))
 
 
-def _block(convolution: nn.Module, outputs: int, normalised: bool) -> list[nn.Module]:
-    return [convolution, nn.BatchNorm2d(outputs) if normalised else nn.Identity(), nn.ReLU(inplace=True)]
+def _block(convolution: nn.Module, outputs: int, normalized: bool) -> list[nn.Module]:
+    return [convolution, nn.BatchNorm2d(outputs) if normalized else nn.Identity(), nn.ReLU(inplace=True)]
 
 
 def _build(

@@ -35,7 +35,7 @@ class DilatedNet(nn.Module):
         self.context = context
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside.
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside.
 
         In training the front end's own stand under "aux", where there is a context module behind it.
         """

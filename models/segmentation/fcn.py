@@ -36,7 +36,7 @@ class FCN(nn.Module):
         self.last_up = bilinear_upsampling(num_classes, finest)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W."""
         height, width = images.shape[-2:]
         *skipped, deep = self.backbone(pad_to_multiple(images, _MULTIPLE))[-_scales(self.finest) :]
         scores = self.score(self.head(deep))

@@ -62,7 +62,7 @@ class FRRN(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         pooled = self.stem(pad_to_multiple(images, _MULTIPLE))
         full = self.split(pooled)

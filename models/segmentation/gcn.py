@@ -64,7 +64,7 @@ class GCN(nn.Module):
         self.refine = nn.ModuleList(BoundaryRefinement(num_classes) for _ in range(5))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         features = self.backbone(pad_to_multiple(images, _STRIDES[-1]))
         *finer, logits = [score(x) for score, x in zip(self.scores, features, strict=True)]

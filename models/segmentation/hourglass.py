@@ -33,7 +33,7 @@ class StackedHourglass(nn.Module):
         self.classes_back = nn.ModuleList(nn.Conv2d(num_classes, width, 1) for _ in range(stacks - 1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W), any H and W, padded with zeros inside.
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W), any H and W, padded with zeros inside.
 
         In training also those of the stacks before the last, under "stack0", "stack1", ...
         """

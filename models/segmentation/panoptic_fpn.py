@@ -75,7 +75,7 @@ class PanopticFPN(nn.Module):
         Args:
             images: (3, H, W) in [0, 1].
             targets: boxes (N, 4) xyxy, labels (N,) int64, masks (N, H, W) uint8 of the things, map (H, W) uint8 of the
-                labels of things and stuff, 0 = nothing, VOID = not learnt from.
+                labels of things and stuff, 0 = nothing, VOID = not learned from.
 
         Returns:
             In evaluation boxes, labels, scores (N,) of the things before the merging; panoptic (H, W) int64, the number

@@ -42,7 +42,7 @@ class ParseNet(nn.Module):
         self.score = nn.Conv2d(2 * head_width, num_classes, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         features = self.head(self.backbone(pad_to_multiple(images, _STRIDE))[-1])
         scores = self.score(self.with_context(features))

@@ -44,14 +44,14 @@ class PatchClassifier(nn.Module):
         self.after: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W), mirrored beyond their borders."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W), mirrored beyond their borders."""
         height, width = images.shape[-2:]
         border = self.patch - 1
         logits = self.convolutionised(mirror(images, self.patch // 2, height + border, width + border))
         return {"out": logits if self.training else self.after(logits)}
 
     def classify(self, patches: Tensor) -> Tensor:
-        """Logits (M, K) of normalised patches (M, 3, patch, patch)."""
+        """Logits (M, K) of normalized patches (M, 3, patch, patch)."""
         x = patches
         for stage in self.stages:
             x = F.max_pool2d(F.relu(stage(x)), 2)
@@ -72,7 +72,7 @@ class PatchClassifier(nn.Module):
 
 
 class AfterClassification(nn.Module):
-    """What follows a prediction: probabilities for other class frequencies, then a median over each pixel's neighbours.
+    """What follows a prediction: probabilities for other class frequencies, then a median over each pixel's neighbors.
 
     `log_ratio` (K,) is the logarithm of each class's frequency among the pixels to predict, over the one trained with.
     """
@@ -126,7 +126,7 @@ def _build(
     priors: str = "",
     trained_priors: str = "",
 ) -> PatchClassifier:
-    """`priors` are the classes' frequencies where it predicts, `trained_priors` where it learnt: "0.8,0.2", or equal.
+    """`priors` are the classes' frequencies where it predicts, `trained_priors` where it learned: "0.8,0.2", or equal.
 
     They, and the median over `median_radius` pixels around (2 in the paper), change what it predicts, not what it learns.
     """

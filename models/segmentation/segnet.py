@@ -23,7 +23,7 @@ class SegNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         x = pad_to_multiple(images, self.multiple)
         switches = []
@@ -38,10 +38,10 @@ class SegNet(nn.Module):
 def mirrored(stage: nn.Sequential, num_classes: int | None) -> nn.Sequential:
     """A stage's convolutions in reverse, from its output channels to its input's, or to scores of `num_classes`."""
     layers: list[nn.Module] = []
-    normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in stage)
+    normalized = any(isinstance(layer, nn.BatchNorm2d) for layer in stage)
     encoder = convolutions(stage)
     for convolution in reversed(encoder):
-        layers += convolution_layers(convolution.out_channels, convolution.in_channels, normalised)
+        layers += convolution_layers(convolution.out_channels, convolution.in_channels, normalized)
     if num_classes is None:
         return nn.Sequential(*layers)
     kept = len(layers) - len(layers) // len(encoder)

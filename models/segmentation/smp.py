@@ -32,7 +32,7 @@ class EncoderDecoder(nn.Module):
         self.segmentation_head = network.get_submodule("segmentation_head")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W, padded with zeros inside."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W, padded with zeros inside."""
         height, width = images.shape[-2:]
         features = self.backbone(pad_to_multiple(images, _MULTIPLE))
         logits = self.segmentation_head(self.decoder(features))

@@ -1,6 +1,6 @@
 """U-Net: an encoder and a decoder joined at every scale, for images of any size. https://arxiv.org/abs/1505.04597
 
-By default two things are as they are common since: convolutions keep the size, and batch normalisation follows them.
+By default two things are as they are common since: convolutions keep the size, and batch normalization follows them.
 With `padding` valid the convolutions shrink it as in the paper, 572 pixels to 388; the image is then mirrored beyond
 its border, as the paper's overlap-tile strategy has it, so that logits come out for all of it.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from shardlens.models.errors import ModelError
 from shardlens.models.options import require
-from shardlens.models.segmentation.borders import crop_centre, mirror, pad_to_multiple
+from shardlens.models.segmentation.borders import crop_center, mirror, pad_to_multiple
 from shardlens.models.spec import InputRule, ModelSpec
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -46,7 +46,7 @@ class UNet(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) under "out" of normalised images (N, 3, H, W); any H and W."""
+        """Logits (N, K, H, W) under "out" of normalized images (N, 3, H, W); any H and W."""
         height, width = images.shape[-2:]
         if self.valid:
             high, wide = valid_input(height, self.depth), valid_input(width, self.depth)
@@ -67,7 +67,7 @@ class UNet(nn.Module):
             scales.append(x)
         for up, block, skipped in zip(self.up, self.decoder, scales[-2::-1], strict=True):
             x = up(x)
-            x = block(torch.cat([crop_centre(skipped, x.shape[-2], x.shape[-1]), x], dim=1))
+            x = block(torch.cat([crop_center(skipped, x.shape[-2], x.shape[-1]), x], dim=1))
         logits: Tensor = self.classifier(x)
         if self.stem_stride > 1:
             logits = F.interpolate(logits, scale_factor=self.stem_stride, mode="bilinear", align_corners=False)
@@ -96,7 +96,7 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         body = self.body(x)
-        return F.relu(body + crop_centre(self.shortcut(x), body.shape[-2], body.shape[-1]))
+        return F.relu(body + crop_center(self.shortcut(x), body.shape[-2], body.shape[-1]))
 
 
 def _double(inputs: int, outputs: int, padding: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def bilinear_kernel(stride: int) -> Tensor:
-    """The kernel (2 stride, 2 stride), float32, whose transposed convolution interpolates between pixels' centres."""
+    """The kernel (2 stride, 2 stride), float32, whose transposed convolution interpolates between pixels' centers."""
     offsets = torch.arange(2 * stride) + 0.5 - stride
     triangle = 1 - offsets.abs() / stride
     return triangle[:, None] * triangle[None, :]

@@ -22,7 +22,7 @@ class VGG(nn.Module):
 
     Attributes:
         channels: of each stage.
-        normalised: whether batch normalisation follows each convolution.
+        normalized: whether batch normalization follows each convolution.
     """
 
     def __init__(self, name: str, width: int = 64, stages: int = 5) -> None:
@@ -33,14 +33,14 @@ class VGG(nn.Module):
         require("width", width, 1, 256)
         require("stages", stages, 1, 5)
         self.channels = tuple(width * 2 ** min(stage, 3) for stage in range(stages))
-        self.normalised = name.endswith("_bn")
+        self.normalized = name.endswith("_bn")
         layers: list[nn.Module] = []
         self._ends = []
         for (inputs, outputs), count in zip(
             pairwise((3, *self.channels)), _CONVOLUTIONS[name.removesuffix("_bn")], strict=False
         ):
             for convolution in range(count):
-                layers += convolution_layers(outputs if convolution else inputs, outputs, self.normalised)
+                layers += convolution_layers(outputs if convolution else inputs, outputs, self.normalized)
             self._ends.append(len(layers))
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
@@ -68,13 +68,13 @@ class VGG(nn.Module):
         return [self.features[start:end] for start, end in zip(starts, self._ends, strict=False)]
 
 
-def convolution_layers(inputs: int, outputs: int, normalised: bool) -> list[nn.Module]:
-    """A 3x3 convolution that keeps the size, its normalisation if wanted, and a rectifier."""
+def convolution_layers(inputs: int, outputs: int, normalized: bool) -> list[nn.Module]:
+    """A 3x3 convolution that keeps the size, its normalization if wanted, and a rectifier."""
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
-    norm = [nn.BatchNorm2d(outputs)] if normalised else []
+    norm = [nn.BatchNorm2d(outputs)] if normalized else []
     return [convolution, *norm, nn.ReLU(inplace=True)]
 
 

@@ -50,7 +50,7 @@ def assemble(source: Source, inspected: list[Inspected], problems: Problems) -> 
     _check_names(source, flags, problems)
     images = _images(source, header, flags)
     annotations = _collect(source, images, inspected)
-    settled = source.categorise(annotations, problems)
+    settled = source.categorize(annotations, problems)
     annotations = _finish(settled.annotations, images, np.where(header > 0, header, told), problems)
     return Assembled(
         by_ids(images, "image_id"),
@@ -156,7 +156,7 @@ def _finish(annotations: pa.Table, images: pa.Table, sizes: Sizes, problems: Pro
 
 
 def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.ChunkedArray, Floats]:
-    """Segmentations, polygons rasterised; areas as given, else of the mask, else NaN."""
+    """Segmentations, polygons rasterized; areas as given, else of the mask, else NaN."""
     areas = annotations["area"].to_numpy().astype(np.float64)
     drawn: list[pa.Array] = []
     for first in range(0, annotations.num_rows, CHUNK):
@@ -165,7 +165,7 @@ def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.Chunked
         for i, polygons in enumerate(part["polygons"].to_pylist()):
             width, height = sizes[first + i].tolist()
             if polygons and min(width, height) > 0:
-                found[i] = _rasterised(polygons, height, width)
+                found[i] = _rasterized(polygons, height, width)
                 if found[i] is None:
                     flags.mark("bad-mask", np.array([first + i]))
             rle = found[i]
@@ -177,7 +177,7 @@ def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.Chunked
     return pa.chunked_array(drawn, tables.RLE), areas
 
 
-def _rasterised(polygons: list[list[float]], height: int, width: int) -> dict[str, Any] | None:
+def _rasterized(polygons: list[list[float]], height: int, width: int) -> dict[str, Any] | None:
     try:
         return {"size": [height, width], "counts": masks.from_polygons(polygons, height, width).counts}
     except DatasetError:

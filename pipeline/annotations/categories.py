@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from shardlens.models.spec import BACKGROUND
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.problems import Flags, Problems
-from shardlens.pipeline.annotations.source import Categorised
+from shardlens.pipeline.annotations.source import Categorized
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.warehouse import tables
 
@@ -28,7 +28,7 @@ def named(classes: str | None) -> tuple[str, ...]:
     if classes is None:
         return ()
     is_file = classes.endswith((".txt", ".names"))
-    text = storage.read(storage.normalise(classes)).decode("utf-8-sig", "replace") if is_file else classes
+    text = storage.read(storage.normalize(classes)).decode("utf-8-sig", "replace") if is_file else classes
     lines = [line.strip() for line in (text.splitlines() if is_file else text.split(","))]
     names = tuple(line for line in lines if line and line != BACKGROUND)
     if not names or len(set(names)) < len(names):
@@ -49,7 +49,7 @@ class ById:
 
     categories: pa.Table
 
-    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorised:
+    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
         """Fill `category`; an id that is not listed becomes the category's name, without id."""
         ids = annotations["category_id"].combine_chunks()
         place = pc.index_in(ids, value_set=self.categories["category_id"].combine_chunks())
@@ -72,7 +72,7 @@ class ByName:
 
     names: tuple[str, ...] = ()
 
-    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorised:
+    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
         """Fill `category_id`."""
         found = annotations["category"].combine_chunks()
         categories = table(self.names or sorted(pc.unique(pc.drop_null(found)).to_pylist()))
@@ -83,7 +83,7 @@ class ByName:
 
 def _settled(
     annotations: pa.Table, ids: pa.Array, names: pa.Array, unknown: pa.Array, categories: pa.Table, problems: Problems
-) -> Categorised:
+) -> Categorized:
     columns = annotations.schema.names
     settled = annotations.set_column(columns.index("category_id"), tables.ANNOTATIONS.field("category_id"), ids)
     settled = settled.set_column(columns.index("category"), tables.ANNOTATIONS.field("category"), names)
@@ -93,7 +93,7 @@ def _settled(
         flags.mark("unknown-category", mask)
         problems.add("unknown-category", int(mask.sum()), _strangers(names.filter(unknown), categories))
         settled = settled.set_column(columns.index("flags"), tables.ANNOTATIONS.field("flags"), flags.column())
-    return Categorised(categories, settled)
+    return Categorized(categories, settled)
 
 
 def _strangers(names: pa.Array, categories: pa.Table) -> list[str]:

@@ -39,8 +39,8 @@ def read(request: Request, executor: Executor) -> Source:
     problems = Problems()
     images = _placed(document, _locator(request.images, document.file_names, executor), problems)
     annotations = _attached(document.annotations.table(), images, problems)
-    categorise = ById(document.categories.table())
-    return Source(images, annotations, categorise, has_ids=True, has_category_ids=True, problems=problems)
+    categorize = ById(document.categories.table())
+    return Source(images, annotations, categorize, has_ids=True, has_category_ids=True, problems=problems)
 
 
 def _locator(root: str, file_names: list[str], executor: Executor) -> Locate:

@@ -31,7 +31,7 @@ Fault = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Neighbouring rows of the listed images; what travels to a worker."""
+    """Neighboring rows of the listed images; what travels to a worker."""
 
     first: int
     """Row of the first image."""

@@ -24,7 +24,7 @@ from shardlens.pipeline.annotations.pairing import Layout, pair, stem
 from shardlens.pipeline.annotations.places import Listing
 from shardlens.pipeline.annotations.problems import Problems
 from shardlens.pipeline.annotations.source import (
-    Categorised,
+    Categorized,
     MaskKind,
     Parsed,
     Request,
@@ -56,9 +56,9 @@ def read(request: Request, executor: Executor) -> Source:
             f"instance masks hold no classes, and {len(request.classes)} names were given with --classes: "
             "expected one at most; if the pixels are class ids say --mask-kind semantic"
         )
-    categorise = ById(table(request.classes or ("object",))) if kind == "instance" else ByValue(request.classes)
+    categorize = ById(table(request.classes or ("object",))) if kind == "instance" else ByValue(request.classes)
     empty = tables.from_rows([], tables.ANNOTATIONS)
-    return Source(listed, empty, categorise, MaskParser(kind), has_category_ids=True, problems=problems)
+    return Source(listed, empty, categorize, MaskParser(kind), has_category_ids=True, problems=problems)
 
 
 def _layout(request: Request, executor: Executor) -> Layout:
@@ -146,10 +146,10 @@ class LabelMap:
 
 
 def pixels(data: bytes, where: str) -> LabelMap:
-    """Decode a mask: grey values, or the indices of a palette; of colours only if they are greys.
+    """Decode a mask: gray values, or the indices of a palette; of colors only if they are grays.
 
     Raises:
-        DatasetError: it is damaged, holds colours or fractions, or is too large.
+        DatasetError: it is damaged, holds colors or fractions, or is too large.
         ImageError: it is no image.
     """
     with _open(data, where) as image:
@@ -163,7 +163,7 @@ def pixels(data: bytes, where: str) -> LabelMap:
     if found.ndim == 3 and mode in {"RGB", "RGBA"} and (found[..., :3] == found[..., :1]).all():
         found = found[..., 0]
     if found.ndim != 2 or found.dtype.kind not in "iub":
-        raise DatasetError(f"{where}: a mask of mode {mode}, expected one number a pixel (grey, palette, 1 or 16 bits)")
+        raise DatasetError(f"{where}: a mask of mode {mode}, expected one number a pixel (gray, palette, 1 or 16 bits)")
     return LabelMap(found.astype(np.uint8) if found.dtype.kind == "b" else found, mode in {"P", "PA"})
 
 
@@ -203,13 +203,13 @@ def _struct(rle: masks.Rle) -> dict[str, Any]:
 class ByValue:
     """Semantic classes: a pixel's value is its category's id; `classes` names 1, 2, ..., else the values that occur count.
 
-    255 is void (unlabelled, not scored) as in Pascal VOC and Cityscapes, unless values above it occur. Where it is
+    255 is void (unlabeled, not scored) as in Pascal VOC and Cityscapes, unless values above it occur. Where it is
     the only value besides 0 the masks are black and white drawings, and it is the one class, 1.
     """
 
     classes: tuple[str, ...] = ()
 
-    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorised:
+    def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
         """Settle what 255 is, then name the ids."""
         ids = annotations["category_id"].combine_chunks()
         values = set(pc.unique(ids).to_pylist())

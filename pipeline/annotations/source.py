@@ -70,14 +70,14 @@ class Sidecar(Protocol):
 
 
 @dataclass(frozen=True)
-class Categorised:
+class Categorized:
     """Annotation rows with their categories settled."""
 
     categories: pa.Table
     annotations: pa.Table
 
 
-Categorise = Callable[[pa.Table, Problems], Categorised]
+Categorize = Callable[[pa.Table, Problems], Categorized]
 """Settle the categories of all annotation rows, once they are known."""
 
 
@@ -89,7 +89,7 @@ class Source:
     """Rows of `LISTED`; sorted by file_name where the format gives no ids."""
     annotations: pa.Table
     """Rows of `tables.ANNOTATIONS` of formats that keep all in one file; empty where images have their own files."""
-    categorise: Categorise
+    categorize: Categorize
     """Settles the categories of all rows together."""
     sidecar: Sidecar | None = None
     """Parses the images' own annotation files."""

@@ -43,9 +43,9 @@ def read(request: Request, executor: Executor) -> Source:
     if lists:
         layout = _split(layout, lists, request.split, problems)
     listed = pair(layout, problems)
-    categorise = ByName(request.classes)
+    categorize = ByName(request.classes)
     empty = tables.from_rows([], tables.ANNOTATIONS)
-    return Source(listed, empty, categorise, VocParser(), has_category_ids=bool(request.classes), problems=problems)
+    return Source(listed, empty, categorize, VocParser(), has_category_ids=bool(request.classes), problems=problems)
 
 
 def _image_root(uri: str) -> str:

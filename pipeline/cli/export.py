@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from shardlens.pipeline.cli.console import Flat, Output, print_result
 from shardlens.pipeline.export_coco import export_coco
 from shardlens.pipeline.export_darknet import export_darknet
-from shardlens.pipeline.storage import normalise
+from shardlens.pipeline.storage import normalize
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
 from shardlens.pipeline.warehouse.runs import open_committed
 
@@ -24,10 +24,10 @@ def export(
 ) -> None:
     """Write a run's predictions as a COCO results file, or a trained YOLO as Darknet's .weights, .cfg and .names."""
     if format == "darknet":
-        files = export_darknet(Warehouse(warehouse), run, normalise(output))
+        files = export_darknet(Warehouse(warehouse), run, normalize(output))
         print_result(files, printed, [f"written: {files.weights}, {files.cfg}, {files.names}"])
         return
-    report = export_coco(open_committed(Warehouse(warehouse), run), normalise(output))
+    report = export_coco(open_committed(Warehouse(warehouse), run), normalize(output))
     said = [f"{report.rows} predictions written to {report.uri}"]
     if report.left_out:
         said.append(f"{report.left_out} left out: their labels are no category of the dataset")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from shardlens.pipeline.cli.render import render, write
 from shardlens.pipeline.query import query as run_query
-from shardlens.pipeline.storage import normalise
+from shardlens.pipeline.storage import normalize
 from shardlens.pipeline.warehouse.layout import WarehouseRoot
 
 
@@ -27,8 +27,8 @@ def query(
     form = "json" if json else format
     rows = run_query(warehouse, sql)
     if output is not None:
-        write(rows, normalise(output), form)
-        print(f"{rows.num_rows} rows written to {normalise(output)}", file=sys.stderr)
+        write(rows, normalize(output), form)
+        print(f"{rows.num_rows} rows written to {normalize(output)}", file=sys.stderr)
         return
     text = render(rows, form)
     if isinstance(text, bytes):

@@ -45,7 +45,7 @@ def render(table: pa.Table, form: Format) -> str | bytes:
 def write(table: pa.Table, uri: str, form: Format) -> None:
     """Publish `table` at a URI in a format."""
     data = render(table, form)
-    storage.publish(storage.normalise(uri), data.encode() if isinstance(data, str) else data)
+    storage.publish(storage.normalize(uri), data.encode() if isinstance(data, str) else data)
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:

@@ -130,7 +130,7 @@ class Opened:
         """(h, w, 3) RGB of a window of the upright image.
 
         Raises:
-            ImageError: its pixels are no 8-bit colours, or those that have not been decoded yet are damaged.
+            ImageError: its pixels are no 8-bit colors, or those that have not been decoded yet are damaged.
         """
         window = to_stored_frame(np.array([[left, top, right, bottom]], dtype=np.float64), self)[0]
         x1, y1, x2, y2 = window.astype(int).tolist()
@@ -202,7 +202,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
         enough: what the model will make of its size, for a policy that decodes at a reduced scale; None = at full scale.
 
     Raises:
-        ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind without 8-bit colours.
+        ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind without 8-bit colors.
     """
     image = _open_capped(data, policy)
     width, height = image.size

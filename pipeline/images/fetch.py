@@ -1,4 +1,4 @@
-"""Images of a shard, fetched many at once and decoded by threads, in their order; a failing one costs no neighbour."""
+"""Images of a shard, fetched many at once and decoded by threads, in their order; a failing one costs no neighbor."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Large PNGs without their pixels: what their chunks say, and rows that are decoded as they are asked for.
 
-Pillow decodes a PNG as a whole, colours into four bytes a pixel, and to look for an orientation that stands behind the
+Pillow decodes a PNG as a whole, colors into four bytes a pixel, and to look for an orientation that stands behind the
 pixels it decodes them too. What it makes of a few rows is all that is needed here: their bytes go through it as a PNG of their
 own, after the row above them, on which their filters build (PNG specification, third edition, 5.3 and 9).
 """
@@ -22,11 +22,11 @@ from shardlens.pipeline.images.rgb import to_rgb
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIGINS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks in which EXIF and XMP are, in newer files and in older ones."""
-COLOURS = (b"PLTE", b"tRNS")
+COLORS = (b"PLTE", b"tRNS")
 Chunk = tuple[bytes, memoryview]
 """Kind and content."""
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Colour type -> samples of a pixel."""
+"""Color type -> samples of a pixel."""
 PIECE = 1 << 20
 """Compressed bytes that are taken at once."""
 BAND = 1 << 24
@@ -61,7 +61,7 @@ class Rows:
         self._header = bytes(dict(before)[b"IHDR"])
         self.width, self.height = struct.unpack_from(">II", self._header)
         self._row_bytes = self.width * SAMPLES[self._header[9]]
-        self._colours = [_chunk(kind, content) for kind, content in before if kind in COLOURS]
+        self._colors = [_chunk(kind, content) for kind, content in before if kind in COLORS]
         self._begin()
 
     def _begin(self) -> None:
@@ -107,7 +107,7 @@ class Rows:
         high = count + bool(above)
         stored = zlib.compress(above + self._inflated(count * (1 + self._row_bytes)), 0)
         header = struct.pack(">II", self.width, high) + self._header[8:]
-        band = _opened([_chunk(b"IHDR", header), *self._colours, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
+        band = _opened([_chunk(b"IHDR", header), *self._colors, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
         self._above = band.crop((0, high - 1, self.width, high)).tobytes()
         return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
 

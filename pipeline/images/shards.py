@@ -28,7 +28,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Neighbouring rows of the images table; what travels to a worker."""
+    """Neighboring rows of the images table; what travels to a worker."""
 
     index: int
     images: tuple[ImageRef, ...]

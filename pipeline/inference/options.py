@@ -14,7 +14,7 @@ from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.inference.postprocess import PostProcessing
 from shardlens.pipeline.networks.named_values import named_numbers
 from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
-from shardlens.pipeline.storage.uris import normalise
+from shardlens.pipeline.storage.uris import normalize
 
 FLIPS = ("flip", "vflip")
 SEMANTIC_ONLY = ("tta", "ensemble", "threshold", "fill_holes", "min_area", "largest_component", "components")
@@ -28,7 +28,7 @@ class InferenceConfig:
     tile: int = 0
     """Predict larger images in tiles of this many pixels a side; 0 = each as a whole."""
     overlap: int = 64
-    """Pixels that neighbouring tiles share, at least: as many as an object is long, or a decision reaches."""
+    """Pixels that neighboring tiles share, at least: as many as an object is long, or a decision reaches."""
     tta: str = ""
     """Semantic models: views to average over, such as flip,0.75,1.25: flip, vflip (upside down), scales; all combined."""
     ensemble: Annotated[tuple[str, ...], Parameter(negative="")] = ()
@@ -164,7 +164,7 @@ def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, f
 
 
 def _member(uri: str, first: Network) -> Network:
-    network = resolve(NetworkConfig(weights=normalise(uri)))
+    network = resolve(NetworkConfig(weights=normalize(uri)))
     if network.spec.task != "semantic" or network.labels != first.labels:
         raise ConfigError(
             f"--ensemble {uri} is a {network.model} ({network.spec.task}) with the labels {', '.join(network.labels[:8])}; "

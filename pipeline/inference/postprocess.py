@@ -28,7 +28,7 @@ class PostProcessing:
     fill_holes: bool = False
     """Background that a region encloses becomes the region's; once more when what is too small has become background."""
     min_area: int = 0
-    """Connected parts (8 neighbours) of fewer pixels become background."""
+    """Connected parts (8 neighbors) of fewer pixels become background."""
     largest_component: bool = False
     """Of each class only its largest connected part stays."""
     components: bool = False

@@ -15,7 +15,7 @@ from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.inference.options import View
 
 Logits = Callable[[Tensor], Tensor]
-"""From (N, 3, H, W), normalised, to (N, K, H, W)."""
+"""From (N, 3, H, W), normalized, to (N, K, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ class Grid:
     size: int
     """Of a tile's sides; a tile is smaller only where the image, or its last part, is."""
     overlap: int
-    """Pixels that neighbours share at least."""
+    """Pixels that neighbors share at least."""
     stride: int = STRIDE
     """Tiles begin at multiples of it, where they are larger, so that pixels fall on the network's grid as they do in the
     whole image."""
@@ -81,7 +81,7 @@ class Grid:
         return [(begin, begin + self.size) for begin in begins] + [(stride * last, length)]
 
     def batches(self, size: int) -> Iterator[list[Tile]]:
-        """Tiles in their order, up to `size` neighbours of one shape at a time."""
+        """Tiles in their order, up to `size` neighbors of one shape at a time."""
         for _, alike in groupby(self.tiles, key=lambda tile: tile.shape):
             found = list(alike)
             yield from (found[start : start + size] for start in range(0, len(found), size))

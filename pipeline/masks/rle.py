@@ -38,7 +38,7 @@ class Rle:
 
 
 def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
-    """Rasterise the union of `polygons`, each x0, y0, x1, y1, ... in pixels, as pycocotools does.
+    """Rasterize the union of `polygons`, each x0, y0, x1, y1, ... in pixels, as pycocotools does.
 
     Raises:
         DatasetError: a polygon has fewer than three points, half a point, or a coordinate out of all bounds.
@@ -204,8 +204,8 @@ def _padded_box(box_xyxy: Sequence[float] | npt.NDArray[np.floating[Any]], side:
     if not np.isfinite(box).all():
         raise ImageError(f"a mask's box {box.tolist()}: expected four finite numbers; the model's output is damaged")
     half = (box[2:] - box[:2]) * np.float32(0.5) * np.float32((side + 2) / side)
-    centre = (box[2:] + box[:2]) * np.float32(0.5)
-    (left, top), (right, bottom) = (centre - half).tolist(), (centre + half).tolist()
+    center = (box[2:] + box[:2]) * np.float32(0.5)
+    (left, top), (right, bottom) = (center - half).tolist(), (center + half).tolist()
     return int(left), int(top), int(right), int(bottom)
 
 

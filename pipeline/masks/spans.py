@@ -136,7 +136,7 @@ def parts(spans: Spans, diagonal: bool = True) -> Ints:
 
 
 def filled(spans: Spans, taken: Sequence[Spans] = ()) -> Spans:
-    """The mask with its holes filled: background that it encloses (4 neighbours), but for pixels of `taken` masks."""
+    """The mask with its holes filled: background that it encloses (4 neighbors), but for pixels of `taken` masks."""
     outside = _complement([spans])
     if not outside.starts.size:
         return spans

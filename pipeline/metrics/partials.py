@@ -16,7 +16,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def pack(partials: Mapping[str, Arrays]) -> bytes:
-    """Serialise the partials of a shard, by task; the same arrays give the same bytes."""
+    """Serialize the partials of a shard, by task; the same arrays give the same bytes."""
     sink = io.BytesIO()
     named = {f"{task}/{name}": array for task, arrays in sorted(partials.items()) for name, array in arrays.items()}
     np.savez_compressed(sink, **named)  # type: ignore[arg-type]  # the stubs mix the names with allow_pickle

@@ -1,4 +1,4 @@
-"""What a semantic metric is given: the labelled masks of each image, truth or predictions."""
+"""What a semantic metric is given: the labeled masks of each image, truth or predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model's labels to a dataset's categories, by name; the one place that knows names are spelt in two ways."""
+"""From a model's labels to a dataset's categories, by name; the one place that knows names are spelled in two ways."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def _weights_uri(config: NetworkConfig) -> str:
     if config.weights == RANDOM:
         return RANDOM
     published = _published(config)
-    return published.url if published else storage.normalise(config.weights)
+    return published.url if published else storage.normalize(config.weights)
 
 
 def _published(config: NetworkConfig) -> Published | None:
@@ -176,7 +176,7 @@ def read_options(spec: ModelSpec, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _text(uri: str) -> str:
-    data = storage.read(storage.normalise(uri))
+    data = storage.read(storage.normalize(uri))
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

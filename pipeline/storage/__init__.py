@@ -24,7 +24,7 @@ from shardlens.pipeline.storage.objects import (
     size,
     walk,
 )
-from shardlens.pipeline.storage.uris import is_local, join, normalise, redact, relative
+from shardlens.pipeline.storage.uris import is_local, join, normalize, redact, relative
 
 __all__ = [
     "BACKOFF",
@@ -40,7 +40,7 @@ __all__ = [
     "forget_connections",
     "is_local",
     "join",
-    "normalise",
+    "normalize",
     "publish",
     "publish_file",
     "read",

@@ -79,7 +79,7 @@ def _read_file(path: str, offset: int, length: int) -> bytes:
 
 
 def read_many(ranges: Sequence[tuple[str, int | None, int | None]]) -> list[bytes | StorageError]:
-    """Read many (uri, offset, length) at once, None = the whole object; a place that fails costs no neighbour.
+    """Read many (uri, offset, length) at once, None = the whole object; a place that fails costs no neighbor.
 
     Returns:
         Bytes or the error, in the order of `ranges`.

@@ -21,7 +21,7 @@ def redact(text: str) -> str:
     return SECRET.sub(lambda found: (found["scheme"] or found["key"]) + ("***@" if found["scheme"] else "***"), text)
 
 
-def normalise(uri: str | os.PathLike[str]) -> str:
+def normalize(uri: str | os.PathLike[str]) -> str:
     """Return the one spelling of a place: no trailing slash, local paths absolute and without `file://`.
 
     Raises:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C8C00")
-"""Colours that the colour-blind can tell apart, after Okabe and Ito, https://jfly.uni-koeln.de/color/."""
-INK, GREY = "#202020", "#E4E4E4"
+"""Colors that the color-blind can tell apart, after Okabe and Ito, https://jfly.uni-koeln.de/color/."""
+INK, GRAY = "#202020", "#E4E4E4"
 PANEL, HEAD, FINE = (760, 440), 30, 2
 """Size of a panel, and height of the title; drawn FINE times as large, against jagged lines."""
 MARGINS = (74, 46, 196, 56)
@@ -28,7 +28,7 @@ class Curve:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: str
+    color: str
     width: int = 2
     dots: bool = False
 
@@ -101,7 +101,7 @@ def _axes(pen: ImageDraw.ImageDraw, box: Box, panel: Panel, below: str) -> None:
     (left, top, right, bottom), up, across = box, panel.up, panel.across
     for value in up.ticks(6):
         y = bottom - up.share(value) * (bottom - top)
-        pen.line((left, y, right, y), GREY, FINE)
+        pen.line((left, y, right, y), GRAY, FINE)
         pen.text((left - 8 * FINE, y), f"{value:g}", INK, _font(13), anchor="rm")
     for value in across.ticks(8):
         if value == int(value):
@@ -121,17 +121,17 @@ def _lines(pen: ImageDraw.ImageDraw, box: Box, panel: Panel) -> None:
             for x, y in zip(curve.x, curve.y, strict=True)
             if math.isfinite(y)
         ]
-        pen.line(points, curve.colour, curve.width * FINE, joint="curve")
+        pen.line(points, curve.color, curve.width * FINE, joint="curve")
         radius = (curve.width + 1) * FINE
         for x, y in points if curve.dots else []:
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), curve.colour)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), curve.color)
 
 
 def _legend(pen: ImageDraw.ImageDraw, box: Box, curves: Sequence[Curve]) -> None:
-    """Names beside their colours, to the right of the curves; strong ones with their last value."""
+    """Names beside their colors, to the right of the curves; strong ones with their last value."""
     _, top, right, _ = box
     for number, curve in enumerate(curves):
         x, y = right + 16 * FINE, top + (8 + 20 * number) * FINE
-        pen.line((x, y, x + 18 * FINE, y), curve.colour, max(2, curve.width) * FINE)
+        pen.line((x, y, x + 18 * FINE, y), curve.color, max(2, curve.width) * FINE)
         name = f"{curve.name}  {curve.y[-1]:.4g}" if curve.width > 1 else curve.name
         pen.text((x + 26 * FINE, y), name, INK, _font(13), anchor="lm")

@@ -13,7 +13,7 @@ from shardlens.pipeline.metrics.semantic import METRICS
 from shardlens.pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
 from shardlens.pipeline.training.truth import Truth, readable, select
 
-WHAT_IS_LEARNT = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
+WHAT_IS_LEARNED = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
 """Settings that a network which is fitted in one pass has no use for."""
@@ -52,7 +52,7 @@ def check_one_pass(config: TrainConfig) -> None:
 
 
 def choose_val_split(config: TrainConfig, images: pa.Table, split: str | None) -> str | None:
-    """The split to validate on: the one asked for, else val, else test, but not the one learnt from; None = none.
+    """The split to validate on: the one asked for, else val, else test, but not the one learned from; None = none.
 
     Raises:
         ConfigError: the dataset has no such split, or validation is off or cannot be, and something is asked of it.
@@ -121,7 +121,7 @@ def check_truth(truth: Truth, images: pa.Table, split: str | None, config: Train
     if aim == "validate on":
         remedy += ", name another split with --val-split, or turn validation off with --validate-every 0"
     raise DatasetError(
-        f"nothing to {aim}: {config.model} needs at least one {WHAT_IS_LEARNT[task]} of a category in "
+        f"nothing to {aim}: {config.model} needs at least one {WHAT_IS_LEARNED[task]} of a category in "
         f"{f'split {split!r}' if split else 'the images'} of {config.dataset} ({images.num_rows} images), which hold "
         f"{reasons}: {remedy}"
     )

@@ -46,7 +46,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
     split: str | None = None
     """Split to learn from; None = train, or all images of a dataset without splits."""
     val_split: str | None = None
-    """Split to validate on; None = val, else test, where the dataset has it beside the one learnt from; else none."""
+    """Split to validate on; None = val, else test, where the dataset has it beside the one learned from; else none."""
     validate_every: int = 1
     """Epochs from one validation to the next; the last epoch is always validated; 0 = never."""
     best_metric: str | None = None

@@ -24,7 +24,7 @@ PALE = "#B9C9D6"
 STEEP = 30.0
 """Losses that fall by this factor have a logarithmic axis."""
 POINTS = 2000
-"""Steps that are drawn at most; of more, neighbours are averaged."""
+"""Steps that are drawn at most; of more, neighbors are averaged."""
 DOTTED = 40
 """Curves of fewer points show each."""
 
@@ -65,8 +65,8 @@ def loss_curves(steps: pa.Table) -> list[Curve]:
     curves = [Curve("each step", x, y, PALE, 1)]
     for number, (name, values) in enumerate({"loss": loss, **_parts(steps)}.items()):
         means = [float(np.average(values[epoch == end], weights=images[epoch == end])) for end in ends]
-        colour = PALETTE[(number - 1) % len(PALETTE)] if number else INK
-        curves.append(Curve(name, (ends - 0.5).tolist(), means, colour, 2 if number else 3, len(ends) < DOTTED))
+        color = PALETTE[(number - 1) % len(PALETTE)] if number else INK
+        curves.append(Curve(name, (ends - 0.5).tolist(), means, color, 2 if number else 3, len(ends) < DOTTED))
     return curves
 
 

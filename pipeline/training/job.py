@@ -60,7 +60,7 @@ class TrainJob:
     options: Mapping[str, Value]
     init_sha256: str | None
     left_out: Mapping[str, int]
-    """How many annotations and images cannot be learnt from, by reason."""
+    """How many annotations and images cannot be learned from, by reason."""
     precision: str
     """What `auto` means for this run (see `settled`), else what was asked for."""
     best_metric: str
@@ -275,6 +275,6 @@ def read_init(uri: str) -> bytes:
         WeightsError: nothing is there.
     """
     try:
-        return storage.read(weights_file(storage.normalise(uri)))
+        return storage.read(weights_file(storage.normalize(uri)))
     except LocationNotFoundError as error:
         raise WeightsError(f"no weights to start from at {error}") from None

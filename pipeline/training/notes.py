@@ -28,25 +28,25 @@ def faults(
     config: TrainConfig,
     task: Task,
     truth: Truth,
-    learnt: pa.Table,
+    learned: pa.Table,
     validated: pa.Table | None,
     categories: pa.Table,
     annotations: pa.Table,
 ) -> list[str]:
-    """What is wrong with the data, though not so much that nothing could be learnt.
+    """What is wrong with the data, though not so much that nothing could be learned.
 
     Args:
-        truth: what is learnt from.
-        learnt: images to learn from, the unreadable ones too.
+        truth: what is learned from.
+        learned: images to learn from, the unreadable ones too.
         validated: images to validate on; None = none.
         annotations: rows of the dataset.
 
     Raises:
         DatasetError: there is anything to note, and the run is to be strict.
     """
-    images = readable(learnt)
+    images = readable(learned)
     found = [
-        *_unreadable(learnt, "learn from", "they are left out"),
+        *_unreadable(learned, "learn from", "they are left out"),
         *(_unreadable(validated, "validate on", "their objects count as missed") if validated is not None else []),
         *_absent_categories(truth, categories),
         *(_boxes_outside(annotations, images) if task != "semantic" else []),
@@ -62,12 +62,12 @@ def stated(config: TrainConfig, split: str | None, val_split: str | None, metric
     """What is validated on, and which weights are kept.
 
     Args:
-        split: what is learnt from.
+        split: what is learned from.
         at_once: whether the model is fitted in one pass, without a gradient.
     """
     if at_once:
         return [f"{config.model} is fitted in one pass over the images, nothing is validated: its weights are kept"]
-    same = f"split {split!r} is both learnt from and validated on: the figures say nothing of other images"
+    same = f"split {split!r} is both learned from and validated on: the figures say nothing of other images"
     return [_validation(config, val_split, metric), *([same] if split is not None and split == val_split else [])]
 
 
@@ -110,7 +110,7 @@ def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:
     if not absent:
         return []
     return [
-        f"{len(absent)} of {categories.num_rows} categories are in no image that is learnt from ({_listed(absent)}): they will "
+        f"{len(absent)} of {categories.num_rows} categories are in no image that is learned from ({_listed(absent)}): they will "
         "not be predicted; add images that show them, or ingest without them"
     ]
 
@@ -128,7 +128,7 @@ def _boxes_outside(annotations: pa.Table, images: pa.Table) -> list[str]:
     names = images["file_name"].take(pa.array(np.unique(place[over]))).to_pylist()
     return [
         f"{int(over.sum())} boxes leave their image ({_listed(names)}): they are cut to it, and those left empty are not "
-        "learnt from; mend the annotations and ingest them again"
+        "learned from; mend the annotations and ingest them again"
     ]
 
 

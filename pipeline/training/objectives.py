@@ -1,4 +1,4 @@
-"""What a step minimises: the losses that a detection model gives, and the chosen ones of a semantic model's maps."""
+"""What a step minimizes: the losses that a detection model gives, and the chosen ones of a semantic model's maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shardlens.models.errors import ModelError
-from shardlens.models.inputs import normalise, scaled
+from shardlens.models.inputs import normalize, scaled
 from shardlens.models.losses.segmentation import VOID, SegmentationLoss
 from shardlens.models.options import nearest
 from shardlens.models.spec import InputRule
@@ -41,7 +41,7 @@ def criterion(config: TrainConfig, labels: Sequence[str]) -> SegmentationLoss:
 
 
 def detection(model: nn.Module, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Parts:
-    """Losses by name of a detection or instance model in training; their sum is minimised.
+    """Losses by name of a detection or instance model in training; their sum is minimized.
 
     Args:
         images: (3, H, W) uint8 each, of any sizes.
@@ -64,13 +64,13 @@ def semantic(
 
     Args:
         images: (3, h, w) uint8 each.
-        targets: for each map (h, w) uint8 labels, VOID where a pixel is not learnt from; and perhaps border (h, w)
+        targets: for each map (h, w) uint8 labels, VOID where a pixel is not learned from; and perhaps border (h, w)
             float, what its pixels weigh in the cross entropy beside their class's weight.
 
     Raises:
         ModelError: the model gives a map under a name that says nothing of its weight.
     """
-    output = model(_stack([normalise(scaled(image), rule) for image in images], rule.multiple, 0.0))
+    output = model(_stack([normalize(scaled(image), rule) for image in images], rule.multiple, 0.0))
     truth = _stack([target["map"] for target in targets], rule.multiple, VOID).long()
     border = None
     if targets and "border" in targets[0]:

@@ -1,4 +1,4 @@
-"""How the weights are found: optimizer, schedule, regularisation and precision, in the field's terms."""
+"""How the weights are found: optimizer, schedule, regularization and precision, in the field's terms."""
 
 from __future__ import annotations
 

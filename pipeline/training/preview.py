@@ -28,7 +28,7 @@ TILE = 320
 COLUMNS = 4
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#008080", "#ffe119")
 NOTHING = "#000000"
-"""Where nothing is learnt from."""
+"""Where nothing is learned from."""
 PICTURE = "preview.png"
 
 
@@ -79,11 +79,11 @@ def drawn(sample: Sample, labels: Sequence[str]) -> Tensor:
     image, ids = sample.image, target["labels"].tolist()
     if not ids:
         return image
-    colours = [colour(label) for label in ids]
+    colors = [color(label) for label in ids]
     if "masks" in target:
-        image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colours)
+        image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colors)
     names = [labels[label] for label in ids] if len(set(labels) - {BACKGROUND}) > 1 else None  # a legend tells of one
-    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], names, colours, width=2)
+    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], names, colors, width=2)
     return boxed
 
 
@@ -92,12 +92,12 @@ def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:
     if not present:
         return image
     masks = torch.stack([classes == label for label in present])
-    painted: Tensor = draw_segmentation_masks(image, masks, alpha=0.4, colors=[colour(label) for label in present])
+    painted: Tensor = draw_segmentation_masks(image, masks, alpha=0.4, colors=[color(label) for label in present])
     return painted
 
 
-def colour(label: int) -> str:
-    """The colour of a label."""
+def color(label: int) -> str:
+    """The color of a label."""
     return NOTHING if label == VOID else PALETTE[label % len(PALETTE)]
 
 
@@ -114,7 +114,7 @@ def _tile(image: Tensor) -> Tensor:
 
 
 def png(sheet: Tensor, labels: Sequence[str]) -> bytes:
-    """The sheet (3, H, W) uint8 with the names of the labels above it, each in its colour."""
+    """The sheet (3, H, W) uint8 with the names of the labels above it, each in its color."""
     legend = 20
     picture = Image.new("RGB", (sheet.shape[2], sheet.shape[1] + legend), "white")
     picture.paste(Image.fromarray(sheet.permute(1, 2, 0).numpy()), (0, legend))
@@ -122,7 +122,7 @@ def png(sheet: Tensor, labels: Sequence[str]) -> bytes:
     x = 6.0
     for label, name in enumerate(labels):
         if name != BACKGROUND:
-            pen.rectangle((x, 5, x + 10, 15), fill=colour(label))
+            pen.rectangle((x, 5, x + 10, 15), fill=color(label))
             pen.text((x + 14, 4), name, fill="black")
             x += 24 + pen.textlength(name)
     sink = io.BytesIO()

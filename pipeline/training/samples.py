@@ -147,7 +147,7 @@ def class_map(decoded: Decoded, rows: Sequence[Row], labels: Mapping[int, int]) 
 def instance_map(decoded: Decoded, rows: Sequence[Row]) -> npt.NDArray[np.int32]:
     """(H, W) int32, upright: 0 where no object is, else the object's own number; smaller ones lie atop larger ones.
 
-    Of a class's region every connected part (8 neighbours) is an object.
+    Of a class's region every connected part (8 neighbors) is an object.
     """
     numbers = np.zeros((decoded.height, decoded.width), dtype=np.int32)
     objects = [row for row in rows if row["category_id"] is not None and not row["ignore"]]

@@ -92,7 +92,7 @@ class Transfer:
         self._handle: RemovableHandle | None = None
 
     def begin(self, epoch: int) -> bool:
-        """Freeze or thaw the backbone as `epoch` (0, 1, ...) wants it; whether that changes what is learnt."""
+        """Freeze or thaw the backbone as `epoch` (0, 1, ...) wants it; whether that changes what is learned."""
         freeze_now, frozen = epoch < self.frozen_epochs, self._handle is not None
         if freeze_now == frozen:
             return False
@@ -107,12 +107,12 @@ class Transfer:
 def freeze(network: nn.Module, names: Set[str]) -> RemovableHandle:
     """Keep the parameters and buffers called `names` to the bit: no gradients, their modules in evaluation mode.
 
-    Modules of which nothing else is learnt (norms with their statistics, dropout) are put into evaluation mode at every
+    Modules of which nothing else is learned (norms with their statistics, dropout) are put into evaluation mode at every
     forward pass, whatever `train()` said. Removing the handle ends that.
     """
     kept = list(_wholly(network, "", names))
     if len(kept) and any(module is network for module in kept):
-        raise ConfigError("nothing would be learnt: the weights fill the whole model; use --transfer fine-tune")
+        raise ConfigError("nothing would be learned: the weights fill the whole model; use --transfer fine-tune")
     for name, parameter in network.named_parameters():
         if name in names:
             parameter.requires_grad_(False)

@@ -26,7 +26,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Truth:
-    """Rows of some images, those alone that can be learnt from."""
+    """Rows of some images, those alone that can be learned from."""
 
     rows: pa.Table
     """Columns of `COLUMNS`, sorted by image_id."""

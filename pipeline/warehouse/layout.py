@@ -40,7 +40,7 @@ class Warehouse:
     root: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", storage.normalise(self.root))
+        object.__setattr__(self, "root", storage.normalize(self.root))
 
     def path(self, *parts: str) -> str:
         """Join `parts` below the root."""
@@ -123,5 +123,5 @@ def read_json(uri: str) -> Any:
 
 
 def to_json(document: Any) -> bytes:
-    """Serialise `document` for people: sorted keys, indented, one newline at the end."""
+    """Serialize `document` for people: sorted keys, indented, one newline at the end."""
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()

@@ -134,7 +134,7 @@ TRAINING = pa.schema(
 
 
 def to_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Serialise `table` as Parquet, `metadata` in its footer."""
+    """Serialize `table` as Parquet, `metadata` in its footer."""
     if metadata:
         kept = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         table = table.replace_schema_metadata({**kept, **metadata})

@@ -60,7 +60,7 @@ def test_results_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
     assert {progress.total for progress in seen} == {count}
 
 
-def test_an_image_that_kills_its_worker_costs_no_neighbour(tmp_path: Path) -> None:
+def test_an_image_that_kills_its_worker_costs_no_neighbor(tmp_path: Path) -> None:
     images = put(tmp_path, {"a.jpg": jpeg(), "deadly.jpg": jpeg(), "z.jpg": jpeg()})
     found = inspect(source(images), Deadly(), no_progress)
     assert sizes(found) == [(WIDTH, HEIGHT), None, (WIDTH, HEIGHT)]

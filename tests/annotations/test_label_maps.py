@@ -111,9 +111,9 @@ def test_palettes_are_read_as_indices(tmp_path: Path) -> None:
 
 
 def test_other_modes_of_one_number_a_pixel(tmp_path: Path) -> None:
-    one_bit, grey = png(blocks(255), "1"), png(blocks(1), "RGBA")
+    one_bit, gray = png(blocks(255), "1"), png(blocks(1), "RGBA")
     alpha = png(blocks(2), "LA")
-    content, problems, _ = assembled(label_maps.read, folder(tmp_path, a=one_bit, b=grey, c=alpha))
+    content, problems, _ = assembled(label_maps.read, folder(tmp_path, a=one_bit, b=gray, c=alpha))
     assert rows(content.annotations, "image_id", "category_id", "area") == [(1, 1, 80.0), (2, 1, 80.0), (3, 2, 80.0)]
     assert problems == {}
 
@@ -128,7 +128,7 @@ def test_masks_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert rows(content.annotations, "image_id", "flags") == [(4, ["mask-of-another-size"]), (5, [])]
     assert problems == {"size-mismatch": 1, "unreadable-annotation": 3, "mask-of-another-size": 1}
     examples = {problem.kind: problem.examples for problem in source.problems.found()}["unreadable-annotation"]
-    assert examples[0].endswith("a mask of mode RGB, expected one number a pixel (grey, palette, 1 or 16 bits)")
+    assert examples[0].endswith("a mask of mode RGB, expected one number a pixel (gray, palette, 1 or 16 bits)")
     assert "a mask that cannot be decoded" in examples[1]
 
 

@@ -64,10 +64,10 @@ def test_only_the_item_that_kills_is_lost(pool: Executor, tmp_path: Path) -> Non
     assert sorted(o.value for o in outcomes if isinstance(o, Done)) == [i * i for i in range(12) if i != 5]
     counted = calls(tmp_path)
     assert counted.pop(5) == 3
-    assert sorted(counted.values())[-2:] in ([1, 1], [1, 2])  # a neighbour may have been begun twice, not more
+    assert sorted(counted.values())[-2:] in ([1, 1], [1, 2])  # a neighbor may have been begun twice, not more
 
 
-def test_neighbours_that_both_kill_are_both_lost(pool: Executor, tmp_path: Path) -> None:
+def test_neighbors_that_both_kill_are_both_lost(pool: Executor, tmp_path: Path) -> None:
     outcomes = list(pool.map(Square(tmp_path, deadly=(0, 1, 2)), range(5), attempts=2))
     assert {o.item: o.attempts for o in outcomes if isinstance(o, Lost)} == {0: 2, 1: 2, 2: 2}
     assert {o.item for o in outcomes if isinstance(o, Done)} == {3, 4}

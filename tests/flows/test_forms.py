@@ -26,7 +26,7 @@ class Inner:
 
     depth: int = 3
     """How deep,
-    in metres."""
+    in meters."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def test_the_line_under_a_field_becomes_the_line_under_its_input() -> None:
         "derived": "Never asked for.",
     }
     inner, outer = definitions(drawn)["Inner"], definitions(drawn)["Outer"]
-    assert inner["properties"]["depth"]["description"] == "How deep,\nin metres."
+    assert inner["properties"]["depth"]["description"] == "How deep,\nin meters."
     assert outer["properties"]["name"]["description"] == "What it is called."
 
 

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def huge() -> bytes:
-    """A genuine JPEG of 20000x20000 grey pixels."""
+    """A genuine JPEG of 20000x20000 gray pixels."""
     return drawn_images.encode(Image.fromarray(np.full((20000, 20000), 90, np.uint8)))
 
 

@@ -38,7 +38,7 @@ def test_sixteen_bits_keep_their_upper_eight() -> None:
     assert found[24, 0, 0] == pytest.approx(128, abs=2)
 
 
-def test_palette_with_alpha_keeps_its_colours() -> None:
+def test_palette_with_alpha_keeps_its_colors() -> None:
     assert decode(drawn_images.palette_png_with_alpha(), POLICY).pixels.std() > 10
 
 
@@ -100,7 +100,7 @@ def test_windows_are_those_of_the_whole(data: bytes) -> None:
         assert np.array_equal(found.crop(*window), whole.crop(*window))
 
 
-def test_windows_of_what_is_damaged_or_without_colours() -> None:
+def test_windows_of_what_is_damaged_or_without_colors() -> None:
     with pytest.raises(ImageError, match="TIFF of 64x48 is damaged or truncated"):
         opened(drawn_images.encode(drawn_images.picture(), "TIFF")[:2000], POLICY)
     floats = opened(drawn_images.encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), POLICY)

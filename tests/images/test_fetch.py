@@ -36,7 +36,7 @@ def test_order_is_kept_and_each_image_is_its_own(tmp_path: Path) -> None:
     )
 
 
-def test_failures_cost_no_neighbour(tmp_path: Path) -> None:
+def test_failures_cost_no_neighbor(tmp_path: Path) -> None:
     refs = stored(tmp_path, 5)
     Path(refs[1].uri).write_bytes(b"junk")
     Path(refs[3].uri).unlink()

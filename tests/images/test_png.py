@@ -17,7 +17,7 @@ from tests import drawn_images
 POLICY = DecodePolicy()
 
 
-def coloured(mode: str) -> Image.Image:
+def colored(mode: str) -> Image.Image:
     return Image.fromarray(drawn_images.picture(100, 70)).convert(mode)
 
 
@@ -44,19 +44,19 @@ BAD_TEXT = with_chunk(b"zTXt", b"key\0\7no method")
 
 
 PLAIN = {
-    "rgb": drawn_images.encode(coloured("RGB"), "PNG"),
-    "grey": drawn_images.encode(coloured("L"), "PNG"),
-    "grey with alpha": drawn_images.encode(coloured("LA"), "PNG"),
-    "alpha": drawn_images.encode(coloured("RGBA"), "PNG"),
-    "one transparent colour": drawn_images.encode(coloured("RGB"), "PNG", transparency=(1, 2, 3)),
-    "palette": drawn_images.encode(coloured("RGB").quantize(200), "PNG"),
-    "palette with alpha": drawn_images.encode(coloured("RGB").quantize(200), "PNG", transparency=bytes(range(200))),
+    "rgb": drawn_images.encode(colored("RGB"), "PNG"),
+    "gray": drawn_images.encode(colored("L"), "PNG"),
+    "gray with alpha": drawn_images.encode(colored("LA"), "PNG"),
+    "alpha": drawn_images.encode(colored("RGBA"), "PNG"),
+    "one transparent color": drawn_images.encode(colored("RGB"), "PNG", transparency=(1, 2, 3)),
+    "palette": drawn_images.encode(colored("RGB").quantize(200), "PNG"),
+    "palette with alpha": drawn_images.encode(colored("RGB").quantize(200), "PNG", transparency=bytes(range(200))),
 }
 OTHERS = {
     "sixteen bits": drawn_images.sixteen_bit_png(),
     "four bits": drawn_images.palette_png_with_alpha(),
-    "one bit": drawn_images.encode(coloured("1"), "PNG"),
-    "animated": drawn_images.encode(coloured("RGB"), "PNG", save_all=True, append_images=[coloured("RGB").rotate(90)]),
+    "one bit": drawn_images.encode(colored("1"), "PNG"),
+    "animated": drawn_images.encode(colored("RGB"), "PNG", save_all=True, append_images=[colored("RGB").rotate(90)]),
 }
 
 

@@ -104,7 +104,7 @@ def test_tiles_give_what_the_whole_gives_to_a_network_that_sees_single_pixels(wa
     assert tiled["score"].to_pylist() == pytest.approx(whole["score"].to_pylist(), abs=1e-6)
 
 
-def test_tiles_differ_at_seams_alone_where_a_network_sees_neighbours(warehouse: str, local: Executor) -> None:
+def test_tiles_differ_at_seams_alone_where_a_network_sees_neighbors(warehouse: str, local: Executor) -> None:
     predict(config(warehouse, "whole", option=("kernel=9",)), local)
     predict(config(warehouse, "tiled", option=("kernel=9",), tile=48, overlap=16), local)
     whole, tiled = maps(warehouse, "whole"), maps(warehouse, "tiled")

@@ -67,7 +67,7 @@ def test_a_cut_object_gives_way_to_the_whole_even_if_it_is_surer() -> None:
     assert boxes(merge(GRID, tiles, image())) == {(60, 10, 30, 15)}
 
 
-def test_neighbours_of_one_tile_and_other_classes_are_left_to_the_network() -> None:
+def test_neighbors_of_one_tile_and_other_classes_are_left_to_the_network() -> None:
     close = [(70, 40, 90, 60, 1, 0.9), (71, 41, 91, 61, 2, 0.8)]  # two classes
     assert merge(GRID, seen(close), image()).labels.tolist() == [1, 2]
     inside = [(2, 2, 30, 30, 1, 0.9), (3, 3, 31, 31, 1, 0.8)]  # two of one class, in one tile alone

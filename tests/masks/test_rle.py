@@ -64,7 +64,7 @@ def test_bbox_of_a_mask_and_of_an_empty_one():
     assert masks.bbox(masks.encode(mask)) == (2.0, 1.0, 2.0, 3.0)
 
 
-def test_polygons_are_rasterised_as_pycocotools_does():
+def test_polygons_are_rasterized_as_pycocotools_does():
     whole = codec.merge(codec.frPyObjects([SQUARE, [3.0, 2.0, 5.5, 2.0, 5.5, 5.0]], 6, 7))
     rle = masks.from_polygons([SQUARE, [3.0, 2.0, 5.5, 2.0, 5.5, 5.0]], 6, 7)
     assert (rle.height, rle.width, rle.counts.encode()) == (6, 7, whole["counts"])
@@ -177,7 +177,7 @@ def test_paste_in_a_large_image(box, threshold):
 
 
 def test_a_full_box_of_ones_is_one_run():
-    """Runs of neighbouring columns that touch are joined, as the codec joins them."""
+    """Runs of neighboring columns that touch are joined, as the codec joins them."""
     rle = masks.paste(np.ones((28, 28), np.float32), (-200.0, -200.0, 300.0, 300.0), 60, 80)
     assert masks.run_lengths(rle).tolist() == [0, 60 * 80]
 

@@ -64,7 +64,7 @@ def test_the_pycocotools_engine_merges_shards_too(task):
             assert same_bits(score(coco_set, task, "pycocotools", shards, rng), oracle), (seed, shards)
 
 
-class HonoursIgnore(COCOeval):
+class HonorsIgnore(COCOeval):
     """pycocotools with the line that forgets the key `ignore` undone: an oracle of another making."""
 
     def _prepare(self):
@@ -82,7 +82,7 @@ def test_ignored_truth_equals_pycocotools_with_its_ignore_restored(task, engine)
         coco_set = random_set(rng, with_masks=task == "segm")
         for row in coco_set.annotations:
             row["difficult"] = row["ignore"] = bool(rng.random() < 0.3)
-        oracle = by_pycocotools(coco_set, task, HonoursIgnore)
+        oracle = by_pycocotools(coco_set, task, HonorsIgnore)
         assert same_bits(score(coco_set, task, engine, 2, rng), oracle), seed
 
 

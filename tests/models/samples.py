@@ -85,7 +85,7 @@ def sample_options(name: str) -> dict[str, Value]:
 
 
 def sample_network(name: str, seed: int = 0) -> nn.Module:
-    """A small random network of the zoo; its normalisations have seen a batch, so that its outputs tell inputs apart."""
+    """A small random network of the zoo; its normalizations have seen a batch, so that its outputs tell inputs apart."""
     torch.manual_seed(seed)
     model = build(name, CLASSES, sample_options(name))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -5,15 +5,15 @@ from shardlens.models.darknet.anchors import cluster, mean_best_iou, shape_iou
 from shardlens.models.errors import ModelError
 
 
-def test_shapes_are_compared_by_their_centres():
+def test_shapes_are_compared_by_their_centers():
     found = shape_iou(torch.tensor([[2.0, 4.0], [1.0, 1.0]]), torch.tensor([[4.0, 2.0], [2.0, 4.0]]))
     assert found.flatten().tolist() == pytest.approx([4 / 12, 1, 1 / 8, 1 / 8])
 
 
 def test_groups_of_boxes_are_found():
     generator = torch.Generator().manual_seed(1)
-    centres = torch.tensor([[10.0, 12.0], [60.0, 20.0], [30.0, 90.0]])
-    sizes = torch.cat([centre * (1 + 0.1 * torch.rand(40, 2, generator=generator)) for centre in centres])
+    centers = torch.tensor([[10.0, 12.0], [60.0, 20.0], [30.0, 90.0]])
+    sizes = torch.cat([center * (1 + 0.1 * torch.rand(40, 2, generator=generator)) for center in centers])
     found = cluster(sizes, 3)
     expected = torch.stack([sizes[i * 40 : i * 40 + 40].mean(dim=0) for i in range(3)])
     torch.testing.assert_close(found, expected.double())

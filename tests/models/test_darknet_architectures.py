@@ -21,7 +21,7 @@ FLOATS = {
     "yolov3_tiny": 8_858_734,
     "yolov4_tiny": 6_062_814,
 }
-"""What the published .weights hold, statistics of the normalisations included."""
+"""What the published .weights hold, statistics of the normalizations included."""
 CELLS = {"yolov2": [13], "yolov2_tiny": [13], "yolov3": [13, 26, 52], "yolov3_spp": [13, 26, 52]}
 
 

@@ -25,7 +25,7 @@ def anchors(*rows, columns):
 def test_one_cell_by_hand():
     raw = anchors([logit(0.25), logit(0.5), math.log(2), 0.0, logit(0.8), logit(0.5), logit(0.01)], columns=1)
     (found,) = Decoder([ONE_CELL], width=32, height=32).detect([raw], [(100, 200)], KEEP)
-    # centre (0.25, 0.5), width 2 * 16 / 32, height 8 / 32, in an image 200 wide and 100 high
+    # center (0.25, 0.5), width 2 * 16 / 32, height 8 / 32, in an image 200 wide and 100 high
     assert found["boxes"].tolist() == [pytest.approx([-50, 37.5, 150, 62.5])]
     assert found["labels"].tolist() == [0]
     assert found["scores"].tolist() == pytest.approx([0.4])
@@ -42,9 +42,9 @@ def test_the_cells_place_and_scale_x_y():
     level = Level(((8.0, 8.0),), 1, scale=1.2, new_coords=False, shape=Shape(6, 2, 3))
     raw = torch.tensor([50.0, 50, 0, 0, 0, 0]).reshape(1, 6, 1, 1).expand(1, 6, 2, 3)
     boxes, objectness, _ = Decoder([level], width=48, height=32)([raw])
-    centres = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
+    centers = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
     # a sigmoid of 1 becomes 1.2 - 0.1 = 1.1 cells from the cell's left and top
-    assert centres[5].tolist() == pytest.approx([(2 + 1.1) / 3, (1 + 1.1) / 2], rel=1e-4)
+    assert centers[5].tolist() == pytest.approx([(2 + 1.1) / 3, (1 + 1.1) / 2], rel=1e-4)
     assert objectness.shape == (1, 6)
 
 
@@ -52,7 +52,7 @@ def test_new_coords_come_without_sigmoid_and_exponential():
     level = Level(((16.0, 8.0),), 1, scale=2.0, new_coords=True, shape=Shape(6, 1, 1))
     raw = anchors([0.75, 0.5, 0.5, 1.0, 0.5, 0.8], columns=1)
     (found,) = Decoder([level], width=32, height=32).detect([raw], [(32, 32)], KEEP)
-    # centre 2 * 0.75 - 0.5 = 1, width (2 * 0.5)^2 * 16, height (2 * 1)^2 * 8
+    # center 2 * 0.75 - 0.5 = 1, width (2 * 0.5)^2 * 16, height (2 * 1)^2 * 8
     assert found["boxes"].tolist() == [pytest.approx([24, 0, 40, 32])]
     assert found["scores"].tolist() == pytest.approx([0.4])
 

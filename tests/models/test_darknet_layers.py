@@ -64,7 +64,7 @@ def test_upsample_repeats_and_scales():
     assert Upsample(2, 0.5)(NINE[:, :, :1, :2])[0, 0].tolist() == [[0.5, 0.5, 1, 1]] * 2
 
 
-def reorganised(maps, stride):
+def reorganized(maps, stride):
     """Darknet's loop over one image's memory, one index after another."""
     channels, height, width = maps.shape
     memory, result, few = maps.flatten(), torch.empty(maps.numel()), channels // stride**2
@@ -83,7 +83,7 @@ def test_reorg_has_darknets_order(channels, height, width, stride):
     built = layer("reorg", f"stride={stride}", Shape(channels, height, width))
     (found,) = built.module(maps[None])
     assert found.shape == built.shape
-    assert torch.equal(found, reorganised(maps, stride))
+    assert torch.equal(found, reorganized(maps, stride))
 
 
 def test_reorg_is_not_the_usual_space_to_depth():
@@ -151,7 +151,7 @@ def test_activations(name, at_minus_one, at_two):
     assert values.tolist() == pytest.approx([at_minus_one, at_two], abs=1e-3)
 
 
-def test_normalisation_adds_darknets_epsilon():
+def test_normalization_adds_darknets_epsilon():
     built = layer("convolutional", "batch_normalize=1", Shape(1, 1, 1))
     convolution, norm, _ = built.module
     assert convolution.bias is None

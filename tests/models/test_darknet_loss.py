@@ -17,7 +17,7 @@ ANCHORS = 2 * 4 + 16
 
 
 def truth(*objects):
-    """(image, label, x centre, y centre, width, height), all of a 64 pixel image."""
+    """(image, label, x center, y center, width, height), all of a 64 pixel image."""
     rows = torch.tensor([[x - w / 2, y - h / 2, x + w / 2, y + h / 2] for _, _, x, y, w, h in objects]).reshape(-1, 4)
     image, labels = (torch.tensor([o[i] for o in objects], dtype=torch.int64) for i in (0, 1))
     return Truth(image, rows / SIDE, labels)
@@ -44,7 +44,7 @@ def losses(loss, decoder, raw, objects):
         ((0, 0, 10, 40, 50, 20), 4 + 2),  # the wide anchor, column 0, row 1
         ((0, 0, 40, 20, 9, 7), 8 + 1 * 4 + 2),  # the finer level: column 2, row 1
         ((1, 0, 40, 20, 9, 7), ANCHORS + 8 + 1 * 4 + 2),  # the same in the second image
-        ((0, 0, 64, 64, 9, 7), 8 + 15),  # a centre on the border belongs to the last cell
+        ((0, 0, 64, 64, 9, 7), 8 + 15),  # a center on the border belongs to the last cell
     ],
 )
 def test_an_object_is_matched_to_the_anchor_of_the_likest_shape(thing, slot):
@@ -80,7 +80,7 @@ def test_of_two_objects_on_one_anchor_the_last_has_the_box_and_both_their_classe
 
 def test_one_cell_by_hand():
     loss, decoder = criterion(COARSE, FINE)
-    # centre a quarter into the coarse cell's width and in the middle of its height; twice as wide as the anchor
+    # center a quarter into the coarse cell's width and in the middle of its height; twice as wide as the anchor
     thing = truth((0, 1, 8, 16, 64, 32))
     found = losses(loss, decoder, values(), thing)
     cross_entropy = math.log(2) - (-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
@@ -216,7 +216,7 @@ def test_overlaps_are_with_the_objects_of_the_same_image():
     assert best_overlaps(boxes, objects).tolist() == [[0], [0.5], [0]]
 
 
-def test_a_section_says_what_is_minimised():
+def test_a_section_says_what_is_minimized():
     yolo, region = parse("[net]\n[yolo]\n[region]\nrescore=1\nobject_scale=5\nthresh=.6")[1:]
     assert read_terms(yolo) == Terms()
     assert read_terms(region) == Terms(object_weight=5, ignore_threshold=0.6, rescore=True)

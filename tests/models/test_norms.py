@@ -6,7 +6,7 @@ from shardlens.models import build
 from shardlens.models.norms import MOMENTUM, SteadyBatchNorm2d, keeping_up, steady
 
 
-def test_one_value_is_normalised_by_the_running_statistics():
+def test_one_value_is_normalized_by_the_running_statistics():
     norm = SteadyBatchNorm2d(2, eps=0)
     norm.running_mean, norm.running_var = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 1.0])
     found = norm(torch.tensor([5.0, 5.0])[None, :, None, None])
@@ -14,7 +14,7 @@ def test_one_value_is_normalised_by_the_running_statistics():
     assert norm.running_mean.tolist() == [1, 2]
 
 
-def test_more_values_are_normalised_as_ever():
+def test_more_values_are_normalized_as_ever():
     torch.manual_seed(0)
     plain, x = nn.BatchNorm2d(3), torch.randn(2, 3, 1, 1)
     model = nn.Sequential(nn.BatchNorm2d(3))

@@ -20,7 +20,7 @@ def test_ssd300_has_8732_default_boxes():
     assert model.anchor_generator.num_anchors_per_location() == [4, 6, 6, 6, 4, 4]
 
 
-def test_the_feature_pyramid_upsamples_by_nearest_neighbour():
+def test_the_feature_pyramid_upsamples_by_nearest_neighbor():
     torch.manual_seed(0)
     pyramid = FeaturePyramidNetwork([4, 8], 6)
     fine, coarse = torch.rand(1, 4, 8, 8), torch.rand(1, 8, 4, 4)

@@ -81,7 +81,7 @@ def asked(net, batch, layers):
 
 
 def sizes_and_scores(boxes, objectness, classes):
-    """Centre and size, objectness, scores: OpenCV's columns."""
+    """Center and size, objectness, scores: OpenCV's columns."""
     size = boxes[..., 2:] - boxes[..., :2]
     scores = classes.sigmoid() * objectness[..., None]
     return boxes[..., :2] + size / 2, size, objectness[..., None], scores

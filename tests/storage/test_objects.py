@@ -131,11 +131,11 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_places_have_one_spelling(uri: str, expected: str) -> None:
-    assert storage.normalise(uri) == expected
+    assert storage.normalize(uri) == expected
 
 
 def test_relative_paths_become_absolute() -> None:
-    assert storage.normalise("warehouse") == os.path.abspath("warehouse")
+    assert storage.normalize("warehouse") == os.path.abspath("warehouse")
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_relative_paths_become_absolute() -> None:
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
     with pytest.raises(ConfigError, match="carries credentials") as caught:
-        storage.normalise(uri)
+        storage.normalize(uri)
     assert "hidden" not in str(caught.value)
 
 
 def test_an_unknown_protocol_is_refused() -> None:
     with pytest.raises(ConfigError, match="begins with nosuch://"):
-        storage.normalise("nosuch://x")
+        storage.normalize("nosuch://x")
 
 
 @pytest.mark.s3

@@ -11,7 +11,7 @@ from torch import Tensor
 from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training.augment.augmenter import Augmenter
-from shardlens.pipeline.training.augment.colour import colour_matrix
+from shardlens.pipeline.training.augment.color import color_matrix
 from shardlens.pipeline.training.augment.config import Augmentation
 from shardlens.pipeline.training.augment.mixing import copy_paste, mosaic, window
 from shardlens.pipeline.training.augment.scene import mirrored
@@ -30,7 +30,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def discs(seed: int, task: str = "instance", size: tuple[int, int] = (60, 80), count: int = 4) -> Sample:
-    """Bright ellipses of one colour each on black: what is seen of an object tells where it is."""
+    """Bright ellipses of one color each on black: what is seen of an object tells where it is."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[: size[0], : size[1]]
     masks = np.zeros((count, *size), np.uint8)
@@ -62,7 +62,7 @@ def equal(one: Sample, other: Sample) -> bool:
 
 
 def seen(sample: Sample, label: int) -> Tensor:
-    """Pixels painted with the colour of a label, (H, W) bool."""
+    """Pixels painted with the color of a label, (H, W) bool."""
     return (sample.image[0].int() - 50 * label).abs() < 12
 
 
@@ -123,7 +123,7 @@ def test_maps_stay_on_their_pixels(moves: dict[str, Any]) -> None:
             assert (here & ~there).sum() <= 0.3 * here.sum() + 4
 
 
-def test_outside_of_the_image_nothing_is_learnt() -> None:
+def test_outside_of_the_image_nothing_is_learned() -> None:
     made = augmenter("semantic", crop=(100, 90))(discs(0, "semantic"), [], 0, 0)
     outside = made.target["map"] == VOID
     assert int(outside.sum()) == 100 * 90 - 60 * 80
@@ -251,17 +251,17 @@ def test_pasted_instances_hide_what_is_under_them() -> None:
     assert made.target["masks"].sum(0).max() == 1
 
 
-def test_grey_stays_grey_and_brightness_what_it_is() -> None:
-    matrix = colour_matrix(0.3, 1.7)
+def test_gray_stays_gray_and_brightness_what_it_is() -> None:
+    matrix = color_matrix(0.3, 1.7)
     torch.testing.assert_close(matrix @ torch.ones(3), torch.ones(3))
     luma = torch.tensor([0.299, 0.587, 0.114])
     torch.testing.assert_close(luma @ matrix, luma)
-    torch.testing.assert_close(colour_matrix(0.0, 1.0), torch.eye(3))
+    torch.testing.assert_close(color_matrix(0.0, 1.0), torch.eye(3))
 
 
 def test_a_third_of_the_circle_turns_red_green() -> None:
     red = torch.tensor([1.0, 0, 0])
-    assert int((colour_matrix(1 / 3, 1.0) @ red).argmax()) == 1
+    assert int((color_matrix(1 / 3, 1.0) @ red).argmax()) == 1
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def places(png: bytes, colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pixels of a colour."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def places(png: bytes, color: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels of a color."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return np.nonzero(np.abs(pixels(png) - wanted).max(2) < 12)
 
 

@@ -24,7 +24,7 @@ from tests.conftest import Bucket
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is, as by a user
 
 Run = Callable[..., tuple[int, str]]
-PIXELS = ("--model", "tests.training.colour_models:PIXELS", "--batch-size", "8", "--epochs", "1")
+PIXELS = ("--model", "tests.training.color_models:PIXELS", "--batch-size", "8", "--epochs", "1")
 BOXES = ("--model", "fcos_small", "--option", "width=8", "--option", "min_size=64", "--epochs", "1")
 
 
@@ -103,7 +103,7 @@ UNET = ("--model", "unet", "--option", "depth=1", "--option", "width=4")
         ((*UNET, "--backbone-factor", "0.5"), "unet has no part called backbone.*leave --backbone-factor out"),
         ((*BOXES, "--elastic", "3"), "elastic is 3.0: expected 0, for detection models"),
         (
-            ("--model", "tests.training.colour_models:BOXES", "--multi-scale", "0.25"),
+            ("--model", "tests.training.color_models:BOXES", "--multi-scale", "0.25"),
             "multi_scale is 0.25: expected 0, for the model's input has one size",
         ),
     ],
@@ -121,7 +121,7 @@ def test_a_category_that_no_image_has_is_named(train: Run, changed: Callable[...
     changed(lambda document: document["categories"].append({"id": 9, "name": "star"}))
     status, said = train("other", *PIXELS)
     assert status == 0
-    assert re.search(r"note: 1 of 4 categories are in no image that is learnt from \(star\).*add images", said)
+    assert re.search(r"note: 1 of 4 categories are in no image that is learned from \(star\).*add images", said)
     strict, said = train("other", *PIXELS, "--strict", "--seed", "1")
     assert strict == 1
     assert re.search(r"(?s)error: refused by --strict.*\(star\)", said)
@@ -156,7 +156,7 @@ def test_images_too_small_for_the_network_are_named(train: Run, changed: Callabl
     Image.new("RGB", (6, 5)).save(tmp_path / "images" / "tiny.png")
     tiny = {"id": 99, "file_name": "tiny.png", "width": 6, "height": 5}
     changed(lambda document: document["images"].append(tiny))
-    narrow = ("--model", "tests.training.colour_models:WIDE")
+    narrow = ("--model", "tests.training.color_models:WIDE")
     status, said = train("other", *PIXELS[2:], *narrow)
     assert status == 1
     assert re.search(
@@ -178,7 +178,7 @@ def test_images_too_narrow_for_the_network_are_named(train: Run, changed: Callab
 
 
 def test_what_the_random_changes_make_too_small_is_told(train: Run) -> None:
-    narrow = (*PIXELS[2:], "--model", "tests.training.colour_models:WIDE")
+    narrow = (*PIXELS[2:], "--model", "tests.training.color_models:WIDE")
     assert train("shapes", *narrow)[0] == 0
     status, said = train("shapes", *narrow, "--crop", "6", "5")
     assert status == 1

@@ -17,8 +17,8 @@ def test_a_detector_learns_at_several_sizes_and_predicts_at_one() -> None:
     rule = transform_rule(network)
     vary_input(network, Augmentation(multi_scale=0.25), "detection")
     transform = network.get_submodule("transform")
-    learnt = {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(60)}
-    assert learnt == {75, 88, 100, 112, 125}
+    learned = {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(60)}
+    assert learned == {75, 88, 100, 112, 125}
     network.eval()
     assert {min(transform([torch.rand(3, 50, 60)])[0].image_sizes[0]) for _ in range(10)} == {100}
     assert transform_rule(network) == rule

@@ -146,7 +146,7 @@ def test_a_model_that_is_fitted_at_once_refuses_what_it_would_leave_alone(
 def test_what_is_validated_on_is_told_as_it_is(config: Make) -> None:
     (only,) = prepare(config(**RCNN, val_split="train")).notes
     assert only == "rcnn is fitted in one pass over the images, nothing is validated: its weights are kept"
-    assert "split 'train' is both learnt from and validated on" in prepare(config(val_split="train")).notes[1]
+    assert "split 'train' is both learned from and validated on" in prepare(config(val_split="train")).notes[1]
     assert not any("validated on:" in note for note in prepare(config()).notes)
 
 
@@ -168,7 +168,7 @@ def test_masks_of_another_size_are_told_before_they_are_drawn(config: Make, ware
     )
     with pytest.raises(DatasetError, match=message):
         prepare(config(**SEMANTIC))
-    prepare(config())  # boxes alone are learnt from
+    prepare(config())  # boxes alone are learned from
 
 
 def test_a_version_that_is_not_the_latest_can_be_named(config: Make, warehouse: str, drawn: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: Make) -> None:
 
 
 def test_a_validation_that_stops_the_run_names_the_checkpoint_to_go_on_from(config: Make) -> None:
-    boxes = {"model": "tests.training.colour_models:BOXES", "option": ("nan_on_red=0.5",)}
+    boxes = {"model": "tests.training.color_models:BOXES", "option": ("nan_on_red=0.5",)}
     with pytest.raises(
         TrainingError, match=r"predictions are no finite numbers.*last good checkpoint is .*step-000002"
     ):

@@ -81,7 +81,7 @@ def test_no_segmenter_is_left_out() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", list(OVERFITS))
-def test_eight_images_are_learnt_by_heart(warehouse: str, name: str) -> None:
+def test_eight_images_are_learned_by_heart(warehouse: str, name: str) -> None:
     overfit, spec = OVERFITS[name], find(name)
     option = tuple(f"{key}={value}" for key, value in overfit.options.items())
     data = dataset(spec.task, overfit)

@@ -119,11 +119,11 @@ def test_stuff_is_named_once_and_kept_with_the_checkpoint(warehouse: str) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_things_and_stuff_are_learnt_and_their_rows_are_the_map(warehouse: str) -> None:
-    checkpoint = learn(warehouse, "learnt", epochs=100, learning_rate=2e-3)
-    segments = check_rows(warehouse, "learnt", checkpoint)
+def test_things_and_stuff_are_learned_and_their_rows_are_the_map(warehouse: str) -> None:
+    checkpoint = learn(warehouse, "learned", epochs=100, learning_rate=2e-3)
+    segments = check_rows(warehouse, "learned", checkpoint)
     with open_executor() as executor:
-        score = evaluate(EvaluateConfig("learnt", warehouse=warehouse), executor)
+        score = evaluate(EvaluateConfig("learned", warehouse=warehouse), executor)
     found = {(task, metric): value for task, metric, value in score.summary()}
     print("\n", segments, {key: value for key, value in found.items() if key[1] in {"PQ", "SQ", "RQ", "AP50", "Dice"}})
     assert segments > 16

@@ -76,8 +76,8 @@ def test_a_preview_is_a_picture_and_no_run(warehouse: str, capsys: pytest.Captur
     place = Path(capsys.readouterr().out.strip())
     with Image.open(place) as picture:
         assert picture.size == (4 * 324 + 4, 2 * 324 + 4 + 20)
-        colours: Any = picture.convert("RGB").getcolors(1 << 20)
-    assert {(60, 180, 75), (67, 99, 216), (245, 130, 49)} <= {colour for _, colour in colours}  # of the three labels
+        colors: Any = picture.convert("RGB").getcolors(1 << 20)
+    assert {(60, 180, 75), (67, 99, 216), (245, 130, 49)} <= {color for _, color in colors}  # of the three labels
     assert [entry.name for entry in place.parent.iterdir()] == ["preview.png"]
 
 

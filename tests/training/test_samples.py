@@ -118,7 +118,7 @@ def test_objects_have_numbers_and_parts_of_a_region_too() -> None:
     assert sorted(np.unique(found)) == [0, 1, 2, 3, 4]
 
 
-def test_border_weights_are_made_at_the_size_that_is_learnt_from() -> None:
+def test_border_weights_are_made_at_the_size_that_is_learned_from() -> None:
     given = [row(0, 0, 8, 10, (10, 20)), row(12, 0, 8, 10, (10, 20))]
     sample = SampleMaker("semantic", LABELS, InputRule(min_size=5), border=(10, 2))(plain(), given, 1)
     small = np.repeat([[1] * 4 + [0] * 2 + [2] * 4], 5, axis=0)

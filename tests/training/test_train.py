@@ -85,7 +85,7 @@ def test_options_stay_what_they_were(config: Make, warehouse: str) -> None:
     assert checkpoint.options == {"width": 8, "min_size": 64}
 
 
-def test_images_are_predicted_at_the_size_that_was_learnt_from(config: Make) -> None:
+def test_images_are_predicted_at_the_size_that_was_learned_from(config: Make) -> None:
     report = train(config(**SEMANTIC, image_size=(24, 40)))
     network = resolve(NetworkConfig(weights=report.checkpoint))
     assert network.input_rule(load_network(network)).shape(64, 64) == (24, 40)

@@ -151,7 +151,7 @@ def test_a_backbone_is_what_is_called_so_and_filled() -> None:
 
 
 def test_freezing_everything_is_an_error(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing would be learnt"):
+    with pytest.raises(ConfigError, match="nothing would be learned"):
         fit(prepare(config(**UNET, init=a_unet(tmp_path, 4), transfer="feature-extractor")), LocalWorker())
 
 

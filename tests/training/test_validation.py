@@ -32,7 +32,7 @@ from tests.training.validating import validate
 
 Make = Callable[..., TrainConfig]
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = {kind: f"tests.training.colour_models:{kind.upper()}" for kind in ("boxes", "instances", "pixels")}
+MODELS = {kind: f"tests.training.color_models:{kind.upper()}" for kind in ("boxes", "instances", "pixels")}
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Corners:
 
 
 def best_corners(maps: CornerMaps, image: int) -> Corners:
-    """The highest peaks of one image's heat: cells that no neighbour of their class exceeds."""
+    """The highest peaks of one image's heat: cells that no neighbor of their class exceeds."""
     heat = maps.heat[image].float().sigmoid()
     peaks = torch.where(F.max_pool2d(heat, 3, stride=1, padding=1) == heat, heat, 0.0)
     _, height, width = heat.shape

@@ -33,7 +33,7 @@ class Body(nn.Module):
                 parameter.requires_grad_(not key.startswith(_EARLY))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H / stride, W / stride) of normalised images (N, 3, H, W)."""
+        """(N, C, H / stride, W / stride) of normalized images (N, 3, H, W)."""
         features: Tensor = self.body(images)[0]
         return features
 
@@ -108,7 +108,7 @@ class DETR(nn.Module):
         """What the queries say after each decoder layer.
 
         Args:
-            batch: (N, 3, H, W), normalised and padded with zeros right and below.
+            batch: (N, 3, H, W), normalized and padded with zeros right and below.
             sizes: (height, width) of the images within.
         """
         features = self.input_proj(self.backbone[0](batch))
@@ -127,10 +127,10 @@ def losses(layers: Sequence[Found], truths: Sequence[Truth]) -> dict[str, Tensor
 
 def _truths(targets: Sequence[Mapping[str, Tensor]], sizes: Sequence[tuple[int, int]]) -> list[Truth]:
     """Objects with their boxes as shares of the images, from boxes in the pixels of images of `sizes`."""
-    centred = [box_convert(target["boxes"].float(), "xyxy", "cxcywh") for target in targets]
+    centered = [box_convert(target["boxes"].float(), "xyxy", "cxcywh") for target in targets]
     return [
         Truth(target["labels"], boxes / boxes.new_tensor([width, height, width, height]))
-        for target, boxes, (height, width) in zip(targets, centred, sizes, strict=True)
+        for target, boxes, (height, width) in zip(targets, centered, sizes, strict=True)
     ]
 
 
@@ -149,6 +149,6 @@ def select(found: Found, sizes: Sequence[tuple[int, int]], threshold: float) -> 
     return selected
 
 
-def resize_and_normalise(min_size: int, max_size: int) -> GeneralizedRCNNTransform:
+def resize_and_normalize(min_size: int, max_size: int) -> GeneralizedRCNNTransform:
     """Torchvision's: the shorter side becomes `min_size`, ImageNet's mean and deviation, padded to whole features."""
     return GeneralizedRCNNTransform(min_size, max_size, list(MEAN), list(STD), size_divisible=STRIDE)

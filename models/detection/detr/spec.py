@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchvision.models import get_model_weights
 
-from shardlens.models.detection.detr.network import DETR, Body, resize_and_normalise
+from shardlens.models.detection.detr.network import DETR, Body, resize_and_normalize
 from shardlens.models.detection.detr.transformer import Transformer
 from shardlens.models.errors import ModelError
 from shardlens.models.options import require
@@ -48,7 +48,7 @@ def _build(
         num_classes,
         Body(backbone, stride, frozen),
         Transformer(layers, width, heads, feedforward, dropout),
-        resize_and_normalise(min_size, max_size),
+        resize_and_normalize(min_size, max_size),
         queries,
         score_threshold,
     )

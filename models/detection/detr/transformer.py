@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward net, each added to its input and normalised after."""
+    """Self-attention and a feed-forward net, each added to its input and normalized after."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 ::
 
-    mosaic or copy-paste ──▶ mirror ──▶ turn, zoom, shift ──▶ elastic ──▶ input scale ──▶ crop ──▶ colour
+    mosaic or copy-paste ──▶ mirror ──▶ turn, zoom, shift ──▶ elastic ──▶ input scale ──▶ crop ──▶ color
 
 Neither the number of workers, nor the order of the images, nor where a run was resumed can change them.
 """
@@ -16,7 +16,7 @@ from numpy.random import Generator
 
 from shardlens.models.spec import Task
 from shardlens.pipeline.errors import ConfigError
-from shardlens.pipeline.training.augment.colour import jittered
+from shardlens.pipeline.training.augment.color import jittered
 from shardlens.pipeline.training.augment.config import Augmentation
 from shardlens.pipeline.training.augment.geometry import cropped, deformed, rescaled, shifted
 from shardlens.pipeline.training.augment.mixing import copy_paste, mosaic

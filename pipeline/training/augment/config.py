@@ -28,7 +28,7 @@ class Augmentation:
     rotate: float = 0.0
     """Turn by up to so many degrees; a turned box is the upright one around it, or around its mask."""
     hue: float = 0.0
-    """Shift the hue by up to this share of the colour circle, at most 0.5."""
+    """Shift the hue by up to this share of the color circle, at most 0.5."""
     saturation: float = 0.0
     """Multiply the saturation by up to 1 more or less this."""
     brightness: float = 0.0

@@ -8,7 +8,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from shardlens.pipeline.training.augment.scene import FILLS, GREY
+from shardlens.pipeline.training.augment.scene import FILLS, GRAY
 from shardlens.pipeline.training.augment.visible import cut_boxes, cut_masks
 from shardlens.pipeline.training.samples import Sample
 
@@ -33,10 +33,10 @@ def mosaic(samples: Sequence[Sample], rng: Generator, min_visible: float) -> Sam
 
 
 def window(sample: Sample, rng: Generator, size: tuple[int, int], min_visible: float) -> Sample:
-    """A random part of a sample, of `size` (height, width); grey and empty where the sample is smaller."""
+    """A random part of a sample, of `size` (height, width); gray and empty where the sample is smaller."""
     spare = [side - wanted for side, wanted in zip(sample.image.shape[-2:], size, strict=True)]
     top, left = (int(rng.integers(min(amount, 0), max(amount, 0), endpoint=True)) for amount in spare)
-    image = torch.tensor(GREY).to(torch.uint8)[:, None, None].repeat(1, *size)
+    image = torch.tensor(GRAY).to(torch.uint8)[:, None, None].repeat(1, *size)
     target = dict(sample.target)
     for name in FILLS.keys() & target.keys():
         empty = target[name].new_full((*target[name].shape[:-2], *size), FILLS[name])

@@ -15,8 +15,8 @@ from shardlens.models.losses.segmentation import VOID
 from shardlens.pipeline.training.augment.visible import cut_boxes, cut_masks
 from shardlens.pipeline.training.samples import Sample
 
-GREY = (124.0, 116.0, 104.0)
-"""Where there is no image: the mean of ImageNet, which is 0 once it is normalised."""
+GRAY = (124.0, 116.0, 104.0)
+"""Where there is no image: the mean of ImageNet, which is 0 once it is normalized."""
 NOWHERE = -1.0
 FILLS = {"masks": 0, "map": VOID, "border": 0}
 """Where there is no image: no object, nothing to learn from."""
@@ -77,7 +77,7 @@ class Scene:
             if isinstance(inpt, tv_tensors.Mask):
                 return by(inpt, fill=NOWHERE, **settings)
             if isinstance(inpt, tv_tensors.Image):
-                return by(inpt, fill=list(GREY), **settings)
+                return by(inpt, fill=list(GRAY), **settings)
             return by(inpt, **settings)
 
         return self.moved(fill, zoom)

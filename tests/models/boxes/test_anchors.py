@@ -8,7 +8,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from shardlens.models.boxes.coding import NORMALISED, decode, encode
+from shardlens.models.boxes.coding import NORMALIZED, decode, encode
 from shardlens.models.boxes.matching import best_overlaps, matched
 
 
@@ -23,8 +23,8 @@ def test_anchors_lie_on_the_grid_with_their_areas_and_ratios():
     images = ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)])
     anchors = generator(images, [torch.zeros(1, 8, 4, 6)])[0].reshape(4, 6, 6, 4)
     sides = anchors[..., 2:] - anchors[..., :2]
-    centres = (anchors[..., 2:] + anchors[..., :2]) / 2
-    assert centres[2, 3].unique(dim=0).tolist() == [[48, 32]]  # column 3, row 2, stride 16
+    centers = (anchors[..., 2:] + anchors[..., :2]) / 2
+    assert centers[2, 3].unique(dim=0).tolist() == [[48, 32]]  # column 3, row 2, stride 16
     areas = torch.tensor([32.0, 64]).square().repeat(3).reshape(3, 2).T.flatten().sort().values
     torch.testing.assert_close(sides[0, 0].prod(1).sort().values, areas, rtol=0.03, atol=0)
     assert sorted(set((sides[0, 0, :, 1] / sides[0, 0, :, 0]).mul(2).round().div(2).tolist())) == [0.5, 1.0, 2.0]
@@ -32,7 +32,7 @@ def test_anchors_lie_on_the_grid_with_their_areas_and_ratios():
 
 def test_decoding_undoes_coding():
     proposals, truth = boxes(50, 1), boxes(50, 2)
-    for weights in ((1.0, 1.0, 1.0, 1.0), NORMALISED):
+    for weights in ((1.0, 1.0, 1.0, 1.0), NORMALIZED):
         codes = encode(truth, proposals, weights)
         torch.testing.assert_close(decode(codes, proposals, weights), truth, rtol=1e-4, atol=1e-3)
 
@@ -41,7 +41,7 @@ def test_codes_by_hand():
     box, proposal = torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([[0.0, 0, 10, 20]])
     codes = encode(box, proposal)
     torch.testing.assert_close(codes, torch.tensor([[1.5, 1.5, math.log(2), math.log(2)]]))
-    torch.testing.assert_close(encode(box, proposal, NORMALISED), codes * torch.tensor(NORMALISED))
+    torch.testing.assert_close(encode(box, proposal, NORMALIZED), codes * torch.tensor(NORMALIZED))
 
 
 def test_several_boxes_of_a_proposal():

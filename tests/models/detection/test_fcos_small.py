@@ -28,12 +28,12 @@ def test_it_finds_a_square_after_a_few_steps():
         image[:, 10:34, x : x + 24] = 1
         images.append(image)
         targets.append({"boxes": torch.tensor([[x, 10.0, x + 24, 34]]), "labels": torch.tensor([1])})
-    optimiser = torch.optim.AdamW(model.parameters(), 0.004)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.004)
     for _ in range(60):
         loss = sum(model(images, targets).values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     (found,) = model.eval()(images[1:2])
     assert found["labels"][0] == 1
     torch.testing.assert_close(found["boxes"][0], targets[1]["boxes"][0], rtol=0, atol=3)

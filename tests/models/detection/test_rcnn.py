@@ -14,7 +14,7 @@ OPTIONS = {"backbone": "resnet18", "side": 48, "search": "single", "proposals": 
 
 
 def drawn(seed: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """A red and a green rectangle on grey."""
+    """A red and a green rectangle on gray."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.full((3, 64, 80), 0.3) + torch.randn(3, 64, 80, generator=generator) * 0.01
     x, y = (int(torch.randint(2, high, (), generator=generator)) for high in (10, 30))
@@ -84,7 +84,7 @@ def test_the_regressors_targets_are_the_paper_s():
     examples.take(torch.eye(3), regions, own, torch.ones(1, 3))
     ((codes,), (rows,)) = examples.codes, examples.regions
     assert rows.tolist() == [[1, 0, 0], [0, 1, 0]]  # those with an IoU above 0.6 alone
-    # G: centre 7, 11, sides 12, 18; P: centre 5, 10, sides 10, 20
+    # G: center 7, 11, sides 12, 18; P: center 5, 10, sides 10, 20
     expected = [(7 - 5) / 10, (11 - 10) / 20, np.log(12 / 10), np.log(18 / 20)]
     np.testing.assert_allclose(codes[0], expected, rtol=1e-5)
 
@@ -144,7 +144,7 @@ def test_sixteen_pixels_of_context():
     assert window[0, 36, :15].max() < 0.01
 
 
-def test_outside_of_the_image_is_its_mean_colour():
+def test_outside_of_the_image_is_its_mean_color():
     (window,) = warped(torch.ones(1, 3, 40, 40), torch.tensor([[0.0, 0, 40, 40]]), 72)
     assert window[0, 36, 36] == 1
     assert window[0, 3, 36] == 0

@@ -4,7 +4,7 @@ from PIL import Image
 from torch import Tensor, from_numpy, tensor
 
 from shardlens.models.boxes.matching import best_overlaps
-from shardlens.models.detection.colour_spaces import hsv, lab
+from shardlens.models.detection.color_spaces import hsv, lab
 from shardlens.models.detection.external_proposals import external_proposals
 from shardlens.models.detection.graph_segmentation import pixel_grid, segment
 from shardlens.models.detection.selective_search import FAST, SINGLE, selective_search
@@ -50,7 +50,7 @@ def test_segments_are_the_paper_s(scale, min_size):
     assert 1 < found.max() + 1 < 1500
 
 
-def test_the_grid_joins_eight_neighbours_the_likest_first():
+def test_the_grid_joins_eight_neighbors_the_likest_first():
     image = np.zeros((2, 3, 1), np.float32)
     grid = pixel_grid(image)
     assert grid.shape == (2, 3)
@@ -115,11 +115,11 @@ def test_a_narrower_image_is_never_enlarged():
     assert np.array_equal(found.numpy(), selective_search(image, SINGLE))
 
 
-def test_an_image_of_one_colour_is_one_box():
+def test_an_image_of_one_color_is_one_box():
     assert selective_search(np.full((20, 30, 3), 90, np.uint8)).tolist() == [[0, 0, 30, 20]]
 
 
-def test_colours():
+def test_colors():
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90], [0, 0, 0], [255, 255, 255]]], np.uint8)
     assert (hsv(image)[0, :3, 0] / 255 * 360).round().tolist() == [0, 120, 240]
     assert hsv(image)[0, 3:, 1].tolist() == [0, 0, 0]

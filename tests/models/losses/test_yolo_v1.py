@@ -21,7 +21,7 @@ def values(parts):
 
 
 def test_one_cell_by_hand():
-    # the object: centre (0.5, 0.5), half the width and a quarter of the height of a 100 x 200 image
+    # the object: center (0.5, 0.5), half the width and a quarter of the height of a 100 x 200 image
     truth = read_truth([target([25.0, 75.0, 75.0, 125.0], labels=[1])], [(200, 100)], grid=1)
     # the first box is 0.36 x 0.25 in its middle (IoU 0.09 / 0.125), the second 0.81 x 0.81 to its left
     cells = one_cell([0.5, 0.5, 0.6, 0.5, 0.9], [0.4, 0.5, 0.9, 0.9, 0.3], [0.2, 0.7, 0.1])
@@ -48,7 +48,7 @@ def test_a_cell_without_an_object_costs_its_confidences_alone():
     assert parts == {"box": 0, "object": 0, "classes": 0, "no_object": pytest.approx(0.5 * (0.16 + 0.04))}
 
 
-def test_the_confidences_aim_is_not_learnt_from():
+def test_the_confidences_aim_is_not_learned_from():
     """The IoU is what confidence shall be; a box must not move to make its confidence true."""
     cells = one_cell([0.5, 0.5, 0.6, 0.5, 0.9], [0.4] * 5, [1.0])
     truth = read_truth([target([25.0, 75.0, 75.0, 125.0], labels=[0])], [(200, 100)], grid=1)
@@ -64,7 +64,7 @@ def test_the_nearest_box_is_responsible_where_none_overlaps():
     assert choose(torch.tensor([[0.0, 0.0], [1.0, 0.66]]), found, wanted).tolist() == [1, 0]
 
 
-def test_an_object_belongs_to_the_cell_of_its_centre():
+def test_an_object_belongs_to_the_cell_of_its_center():
     boxes = target([0.0, 0, 20, 20], [60, 20, 80, 60], [90, 90, 110, 110], labels=[2, 0, 1])
     truth = read_truth([target(), boxes], [(50, 50), (100, 100)], grid=4)
     assert [each.tolist() for each in truth.place] == [[1, 1, 1], [0, 1, 3], [0, 2, 3]]
@@ -75,7 +75,7 @@ def test_an_object_belongs_to_the_cell_of_its_centre():
     torch.testing.assert_close(decode(truth.boxes, row, column, 4) * 100, boxes["boxes"])
 
 
-def test_of_two_objects_in_a_cell_the_last_is_learnt_and_empty_boxes_never():
+def test_of_two_objects_in_a_cell_the_last_is_learned_and_empty_boxes_never():
     boxes = target([0.0, 0, 20, 20], [10, 10, 14, 14], [11, 11, 11, 15], labels=[2, 0, 1])
     truth = read_truth([boxes], [(100, 100)], grid=2)
     assert truth.labels.tolist() == [0]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from shardlens.models.segmentation.borders import crop_centre, mirror, pad_to_multiple
+from shardlens.models.segmentation.borders import crop_center, mirror, pad_to_multiple
 
 
 def test_a_row_is_mirrored_about_its_ends():
@@ -22,7 +22,7 @@ def test_one_pixel_is_its_own_mirror():
 
 
 def test_the_middle_is_cropped():
-    assert crop_centre(torch.arange(25.0).reshape(1, 1, 5, 5), 1, 3).flatten().tolist() == [11, 12, 13]
+    assert crop_center(torch.arange(25.0).reshape(1, 1, 5, 5), 1, 3).flatten().tolist() == [11, 12, 13]
 
 
 def test_zeros_come_right_and_below():

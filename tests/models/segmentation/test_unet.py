@@ -41,12 +41,12 @@ def test_it_learns_which_half_is_bright():
     model = build("unet", 2, {"depth": 2, "width": 4})
     images = torch.randn(8, 3, 16, 16)
     truth = (images.mean(dim=1) > 0).long()
-    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(30):
         loss = torch.nn.functional.cross_entropy(model(images)["out"], truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss.item() < 0.4
 
 

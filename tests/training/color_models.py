@@ -1,4 +1,4 @@
-"""Networks that find the drawn shapes by their colours, well enough for figures between 0 and 1, without any training."""
+"""Networks that find the drawn shapes by their colors, well enough for figures between 0 and 1, without any training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from shardlens.models.spec import InputRule, ModelSpec
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """Sees a disc in what is red, a square in what is green, a triangle in what is blue; at most one of each."""
 
     def __init__(self, masks: bool, nan_on_red: float) -> None:
@@ -42,15 +42,15 @@ def box_xyxy(mask: Tensor) -> list[float]:
 
 
 def boxes(*, num_classes: int, nan_on_red: float = 2.0) -> nn.Module:
-    return Colours(False, nan_on_red)
+    return Colors(False, nan_on_red)
 
 
 def instances(*, num_classes: int) -> nn.Module:
-    return Colours(True, 2.0)
+    return Colors(True, 2.0)
 
 
 class Pixels(nn.Module):
-    """Tells a pixel's class by its strongest colour."""
+    """Tells a pixel's class by its strongest color."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def plain_rule(model: nn.Module) -> InputRule:
     return InputRule()
 
 
-HERE, PAPER = "tests.training.colour_models", "https://example.org"
+HERE, PAPER = "tests.training.color_models", "https://example.org"
 BOXES = ModelSpec(f"{HERE}:BOXES", "detection", boxes, plain_rule, PAPER)
 INSTANCES = ModelSpec(f"{HERE}:INSTANCES", "instance", instances, plain_rule, PAPER)
 PIXELS = ModelSpec(f"{HERE}:PIXELS", "semantic", pixels, rule, PAPER)

@@ -1,4 +1,4 @@
-"""RGB images in the colour spaces of selective search, each channel of about 0 to 255."""
+"""RGB images in the color spaces of selective search, each channel of about 0 to 255."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WHITE = np.array([0.9505, 1.0, 1.089], np.float32)
 
 
 def hsv(image: npt.NDArray[np.uint8]) -> Floats:
-    """Hue, saturation and value (H, W, 3) of an image (H, W, 3), each 0 to 255; the hue of a grey is 0."""
+    """Hue, saturation and value (H, W, 3) of an image (H, W, 3), each 0 to 255; the hue of a gray is 0."""
     rgb = image.astype(np.float32) / 255
     value, least = rgb.max(2), rgb.min(2)
     spread = value - least
