@@ -1,8 +1,9 @@
 """Evaluate: score a committed run against its dataset's annotations, shard by shard, into metric tables.
 
-Each shard gives a partial, which is stored (`partials/` beside the metric tables) and used again as long as run, tasks
-and engine are the same; the driver merges them. A quarantined image counts as an image without predictions, so its
-objects are missed. Predictions that name no category of the dataset are not scored.
+Each shard gives a partial, which is stored (`partials/` next to the metric tables) and reused as long as run, tasks,
+engine and images are the same; the driver merges them. An image whose annotations are not known is left out. A quarantined
+image counts as an image without predictions, so its objects are missed. Predictions that name no category of the dataset
+are not scored.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import pyarrow.compute as pc
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError, RunError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
-from shardlens.pipeline.metrics.collect import Partial, collect, image_ids
+from shardlens.pipeline.metrics.collect import Partial, collect, outcomes
 from shardlens.pipeline.metrics.deal import Deal, deal
 from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics.objects import Ints
 from shardlens.pipeline.metrics.stage import EvaluateStage
 from shardlens.pipeline.metrics.tasks import EXPECTED, Score, merge, scorable
 from shardlens.pipeline.warehouse import runs, tables
-from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
 from shardlens.pipeline.warehouse.runs import RunRecord
 
@@ -38,6 +40,8 @@ class EvaluateConfig:
     _: KW_ONLY
     engine: str = "hotcoco"
     """What computes COCO's AP and AR: hotcoco, or pycocotools, the slow reference; both give the same bits."""
+    unannotated: bool = False
+    """Also score the images whose annotations are missing or unreadable, as images without objects."""
     warehouse: WarehouseRoot = "./warehouse"
     """Root of the tables."""
 
@@ -60,16 +64,21 @@ class Evaluation:
     metrics_uri: str
     curves_uri: str
     images: int
+    """Images that were scored."""
     quarantined: int
-    """Images without predictions because they could not be read or predicted."""
+    """Of these, images without predictions because they could not be read or predicted."""
     notes: tuple[str, ...]
     """What a reader of the figures should know, a sentence each."""
+    left_out: int = 0
+    """Images that were not scored, because their annotations are missing or unreadable."""
 
     def summary(self) -> list[tuple[str, str, float | None]]:
         """(task, metric, value) of the means over the categories, None = undefined; then how many images were scored."""
         means = self.metrics.filter(pc.is_null(self.metrics["category_id"]))
         rows = list(zip(*(means[name].to_pylist() for name in ("task", "metric", "value")), strict=True))
-        return [*rows, ("images", "scored", float(self.images)), ("images", "quarantined", float(self.quarantined))]
+        counts = {"scored": self.images, "quarantined": self.quarantined}
+        counts |= {"left out": self.left_out} if self.left_out else {}
+        return [*rows, *(("images", name, float(count)) for name, count in counts.items())]
 
 
 def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListener = no_progress) -> Evaluation:
@@ -84,8 +93,8 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     dataset = Dataset.open(record.warehouse, record.dataset, record.dataset_version)
     stage = EvaluateStage(_tasks(record, dataset), config.engine)
     category_ids, names = (dataset.categories.sort_by("category_id")[key] for key in ("category_id", "name"))
-    shards = image_ids(record)
-    truth = deal(shards, dataset.images, dataset.annotations, category_ids.to_numpy())
+    images = _Images.of(record, dataset.images if config.unannotated else annotated(dataset.images))
+    truth = deal(images.shards, dataset.images, dataset.annotations, category_ids.to_numpy())
     parts = collect(record, stage, truth, executor, progress)
     scores = _scores(record, stage, parts, len(names))
     named = list(zip(category_ids.to_pylist(), names.to_pylist(), strict=True))
@@ -93,11 +102,45 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     curves = _table(record, [row for score in scores.values() for row in score.curve_rows(named)], tables.CURVES)
     folder = record.warehouse.metrics(record.dataset, record.name)
     uris = (storage.join(folder, "metrics.parquet"), storage.join(folder, "curves.parquet"))
-    images, quarantined = sum(map(len, shards)), sum(shard.quarantined for shard in record.parts)
-    notes = _notes(record, truth, parts, images, quarantined)
-    found = Evaluation(record.name, record.dataset, tuple(scores), metrics, curves, *uris, images, quarantined, notes)
-    _publish(found, record)
-    return found
+    evaluation = Evaluation(
+        run=record.name,
+        dataset=record.dataset,
+        tasks=tuple(scores),
+        metrics=metrics,
+        curves=curves,
+        metrics_uri=uris[0],
+        curves_uri=uris[1],
+        images=images.scored,
+        quarantined=images.quarantined,
+        notes=_notes(record, truth, parts, images),
+        left_out=images.left_out,
+    )
+    _publish(evaluation, record)
+    return evaluation
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a run that are scored."""
+
+    shards: list[Ints]
+    """image_ids of each shard."""
+    quarantined: int
+    left_out: int
+
+    @classmethod
+    def of(cls, record: RunRecord, wanted: pa.Table) -> _Images:
+        """Those of the run that are among `wanted`, rows of `tables.IMAGES`."""
+        shards = outcomes(record)
+        scored = [rows.filter(pc.is_in(rows["image_id"], wanted["image_id"].combine_chunks())) for rows in shards]
+        quarantined = sum(pc.sum(pc.equal(rows["status"], "quarantined")).as_py() or 0 for rows in scored)
+        left_out = sum(rows.num_rows for rows in shards) - sum(rows.num_rows for rows in scored)
+        return cls([rows["image_id"].to_numpy() for rows in scored], quarantined, left_out)
+
+    @property
+    def scored(self) -> int:
+        """How many are scored."""
+        return sum(map(len, self.shards))
 
 
 def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
@@ -139,13 +182,15 @@ def _scores(record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], c
     return scores
 
 
-def _notes(record: RunRecord, truth: Deal, parts: Sequence[Partial], images: int, quarantined: int) -> tuple[str, ...]:
+def _notes(record: RunRecord, truth: Deal, parts: Sequence[Partial], images: _Images) -> tuple[str, ...]:
     unnamed = sum(int(part["predictions"]["unnamed"]) for part in parts)
     notes = {
-        f"{quarantined} of {images} images were quarantined: they count as images without predictions, so that their "
-        "objects are missed": quarantined,
+        f"{images.left_out} images of the run were not scored, because their annotations are missing or unreadable: ingest "
+        "them with annotations, or score them as images without objects (--unannotated)": images.left_out,
+        f"{images.quarantined} of {images.scored} images were quarantined: they count as images without predictions, so "
+        "that their objects are missed": images.quarantined,
         f"{unnamed} predictions name no category of dataset {record.dataset} and were not scored": unnamed,
-        f"none of the {images} images has an annotation: every figure is undefined": not truth.annotations.num_rows,
+        f"none of the {images.scored} images has an annotation: every figure is undefined": not truth.annotations.num_rows,
     }
     return tuple(note for note, holds in notes.items() if holds)
 
@@ -154,9 +199,10 @@ def _table(record: RunRecord, rows: Sequence[Mapping[str, Any]], schema: pa.Sche
     return tables.from_rows([{"run": record.name, "dataset": record.dataset, **row} for row in rows], schema)
 
 
-def _publish(found: Evaluation, record: RunRecord) -> None:
+def _publish(evaluation: Evaluation, record: RunRecord) -> None:
     """Publish the tables, the metrics last: where they are, their curves are. Footers say what was scored."""
-    facts = {"fingerprint": record.fingerprint, "images": found.images, "quarantined": found.quarantined}
-    footer = {runs.FOOTER: json.dumps({**facts, "notes": found.notes}, sort_keys=True)}
-    storage.publish(found.curves_uri, tables.to_bytes(found.curves, footer))
-    storage.publish(found.metrics_uri, tables.to_bytes(found.metrics, footer))
+    facts = {"fingerprint": record.fingerprint, "images": evaluation.images, "quarantined": evaluation.quarantined}
+    facts |= {"left_out": evaluation.left_out} if evaluation.left_out else {}
+    footer = {runs.FOOTER: json.dumps({**facts, "notes": evaluation.notes}, sort_keys=True)}
+    storage.publish(evaluation.curves_uri, tables.to_bytes(evaluation.curves, footer))
+    storage.publish(evaluation.metrics_uri, tables.to_bytes(evaluation.metrics, footer))

@@ -52,6 +52,7 @@ def assemble(source: Source, inspected: list[Inspected], problems: Problems) -> 
     annotations = _collect(source, images, inspected)
     settled = source.categorize(annotations, problems)
     annotations = _finish(settled.annotations, images, np.where(header > 0, header, told), problems)
+    images = _flag_owners(images, annotations, "mask-of-another-size")
     return Assembled(
         by_ids(images, "image_id"),
         by_ids(annotations, "image_id", "annotation_id"),
@@ -153,6 +154,17 @@ def _finish(annotations: pa.Table, images: pa.Table, sizes: Sizes, problems: Pro
     new = {"segmentation": drawn, "flags": flags.column(), "area": pa.array(areas, from_pandas=True)}
     columns = [new.get(field.name, annotations[field.name]) for field in tables.ANNOTATIONS]
     return pa.table(columns, schema=tables.ANNOTATIONS)
+
+
+def _flag_owners(images: pa.Table, annotations: pa.Table, kind: str) -> pa.Table:
+    """Set the flag `kind` on the images of the annotations that carry it."""
+    numbers = Flags(annotations["flags"]).rows(kind)
+    if len(numbers) == 0:
+        return images
+    owners = annotations["image_id"].take(pa.array(numbers)).combine_chunks()
+    flags = Flags(images["flags"])
+    flags.mark(kind, pc.is_in(images["image_id"], value_set=owners).to_numpy())
+    return images.set_column(images.schema.names.index("flags"), tables.IMAGES.field("flags"), flags.column())
 
 
 def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.ChunkedArray, Floats]:

@@ -21,10 +21,10 @@ KINDS = {
     "duplicate-image-id": "an image id given twice; the later image is kept under a new id",
     "repeated-image": "an image listed twice with the same id and file_name; the later entry is left out",
     "duplicate-file-name": "a file_name given twice; both are kept",
-    "image-without-annotation": "no annotation file for the image; kept, not to be taken for empty",
+    "image-without-annotation": "no annotation file for the image; kept, not scored or trained on by default",
     "annotation-without-image": "an annotation file whose image is not there; left out",
     "annotation-of-another-image": "the annotation file names another image; kept",
-    "unreadable-annotation": "the image's annotation file is damaged; the image is kept without annotations",
+    "unreadable-annotation": "the image's annotation file is damaged; the image is kept, not scored or trained on by default",
     "in-two-splits": "an image listed in two splits; it counts for the first",
     "unknown-image": "an annotation of an image that is not listed (or was refused); left out",
     "duplicate-annotation-id": "an annotation id given twice; the later annotation is kept under a new id",
@@ -33,7 +33,7 @@ KINDS = {
     "degenerate-box": "a box without width or height; kept",
     "box-outside-image": "a box that reaches out of its image; kept",
     "bad-mask": "a mask that cannot be drawn; kept without it",
-    "mask-of-another-size": "a mask whose size is not its image's; kept",
+    "mask-of-another-size": "a mask whose size is not its image's; kept, the image is not scored or trained on by default",
 }
 """Kind of problem -> what it is and what becomes of the row; the order of every report."""
 

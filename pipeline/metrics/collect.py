@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ExecutionError, StorageError
 from shardlens.pipeline.executors.base import Executor, Lost, Progress, ProgressListener
 from shardlens.pipeline.metrics import partials
 from shardlens.pipeline.metrics.deal import Deal
 from shardlens.pipeline.metrics.engines import find_engine
-from shardlens.pipeline.metrics.objects import Ints
 from shardlens.pipeline.metrics.stage import EvaluateStage
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.runs import RunRecord
@@ -24,17 +25,17 @@ PROTOCOL = 1
 Partial = Mapping[str, partials.Arrays]
 
 
-def image_ids(record: RunRecord) -> list[Ints]:
-    """The image_ids of every shard, by its outcomes part.
+def outcomes(record: RunRecord) -> list[pa.Table]:
+    """The `image_id` and `status` of the images of every shard, from its outcomes part.
 
     Raises:
         StorageError: a part that cannot be read.
     """
-    shards: list[Ints] = []
+    shards: list[pa.Table] = []
     for data in storage.read_many([(uri, None, None) for uri in record.outcome_parts()]):
         if isinstance(data, StorageError):
             raise data
-        shards.append(tables.from_bytes(data, ["image_id"])["image_id"].to_numpy())
+        shards.append(tables.from_bytes(data, ["image_id", "status"]))
     return shards
 
 
@@ -48,7 +49,7 @@ def collect(
         StorageError: a part that cannot be read.
     """
     folder = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")
-    names = _names(record, stage)
+    names = _names(record, stage, deal)
     found = _stored(folder, names)
     total = len(names)
     progress(Progress("evaluate", len(found), total, "shards"))
@@ -65,12 +66,14 @@ def collect(
     return [found[shard] for shard in range(total)]
 
 
-def _names(record: RunRecord, stage: EvaluateStage) -> list[str]:
+def _names(record: RunRecord, stage: EvaluateStage, deal: Deal) -> list[str]:
     """Names of the partials; each says by its digest what it was made of."""
     engine = find_engine(stage.engine).name
     names = []
     for shard, parts in enumerate(record.parts):
         made_of = [PROTOCOL, record.fingerprint, stage.tasks, engine, parts.predictions.sha256, parts.outcomes.sha256]
+        scored = deal.scopes[shard].image_ids
+        made_of += [scored.tolist()] if len(scored) < parts.outcomes.rows else []
         names.append(f"shard-{shard:05d}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.partial")
     return names
 

@@ -12,6 +12,7 @@ from shardlens.pipeline.metrics.coco import FIGURES
 from shardlens.pipeline.metrics.semantic import METRICS
 from shardlens.pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
 from shardlens.pipeline.training.truth import Truth, readable, select
+from shardlens.pipeline.warehouse.datasets import annotated
 
 WHAT_IS_LEARNED = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
@@ -179,7 +180,7 @@ def check_validation(
     """
     chosen = images.filter(pc.equal(images["split"], split))
     check_readable(config, chosen, "validate on")
-    scored = readable(chosen)
+    scored = readable(chosen if config.unannotated else annotated(chosen))
     truth = select(annotations, scored, spec.task, categories)
     check_truth(truth, scored, split, config, spec.task, "validate on")
     check_masks(truth, scored, config, spec.task)

@@ -101,6 +101,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     max_unreadable: float = 0.01
     """Share of the images to learn from, and of those to validate on, that may be unreadable, whether ingest knew it or
     not; they are left out of the one, and count as missed in the other."""
+    unannotated: bool = False
+    """Also train and validate on the images whose annotations are missing or unreadable, as images without objects."""
     max_pixels: int = 100_000_000
     """Images of more pixels count as unreadable."""
     warehouse: WarehouseRoot = "./warehouse"

@@ -62,7 +62,7 @@ class TrainingData:
 
     def __init__(self, job: TrainJob, rule: InputRule) -> None:
         dataset = Dataset.open(job.warehouse, job.config.dataset, job.dataset_version)
-        images, self.known = usable_images(dataset.images, job.split)
+        images, self.known = usable_images(dataset.images, job.split, job.config.unannotated)
         self.job = job
         self.images: Sequence[ImageRef] = Plan(images, images.num_rows)[0].images
         self.truth = select(read(dataset), images, job.spec.task, dataset.categories)

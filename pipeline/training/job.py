@@ -31,12 +31,13 @@ from shardlens.pipeline.training.objectives import criterion
 from shardlens.pipeline.training.stuff import stuff_labels
 from shardlens.pipeline.training.truth import read, readable, select
 from shardlens.pipeline.warehouse import runs
-from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 from shardlens.pipeline.warehouse.layout import Warehouse, check_name
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),
     *("checkpoint_every", "keep", "max_failures", "max_unreadable", "strict"),
+    "unannotated",  # which counts by the images that it leaves out
 }
 """Fields of the configuration that change no weight."""
 
@@ -67,6 +68,8 @@ class TrainJob:
     """The metric of a validation that chooses the best checkpoint."""
     notes: tuple[str, ...]
     """What to know of the data before paying for a run, a sentence each."""
+    unannotated: int = 0
+    """Images left out because their annotations are missing or unreadable."""
     command: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
     """Which command this is: of two that train one run, the one that took it up last goes on."""
 
@@ -110,6 +113,7 @@ class TrainJob:
             "precision": self.precision,
             "device": self.config.device,
         }
+        settings |= {"unannotated": self.unannotated} if self.unannotated else {}
         return dict(json.loads(json.dumps(settings)))
 
     @property
@@ -156,7 +160,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     config = replace(config, dataset=name)
     split = choose_split(config, dataset.images)
     checks.check_readable(config, of_split(dataset.images, split), "learn from")
-    images, unreadable = usable_images(dataset.images, split)
+    images, unreadable = usable_images(dataset.images, split, config.unannotated)
+    unannotated = 0 if config.unannotated else count_unannotated(of_split(dataset.images, split))
     annotations = read(dataset)
     truth = select(annotations, images, spec.task, dataset.categories)
     checks.check_truth(truth, images, split, config, spec.task, "learn from")
@@ -169,6 +174,7 @@ def prepare(config: TrainConfig) -> TrainJob:
     criterion(config, labels)  # made here to be refused before any worker starts: a weight of an unknown label,
     Augmenter(config, spec.task, config.seed, config.epochs)  # and changes of images that do not go with the task
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
+    left_out |= {"images without known annotations": unannotated} if unannotated else {}
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
     if spec.task == "panoptic":
         stuff = stuff_labels(config.options.get("stuff"), truth.rows, labels, label_of)
@@ -192,6 +198,7 @@ def prepare(config: TrainConfig) -> TrainJob:
         config.precision,
         metric,
         (*notes.stated(config, split, val_split, metric, spec.fits_at_once), *faults),
+        unannotated,
     )
     return settled(named(job))
 
@@ -243,9 +250,19 @@ def of_split(images: pa.Table, split: str | None) -> pa.Table:
     return images if split is None else images.filter(pc.equal(images["split"], split))
 
 
-def usable_images(images: pa.Table, split: str | None) -> tuple[pa.Table, int]:
-    """Images of the split whose header could be read at ingest, and the number of the others."""
+def count_unannotated(images: pa.Table) -> int:
+    """How many of the images have no known annotations."""
+    return int(images.num_rows - annotated(images).num_rows)
+
+
+def usable_images(images: pa.Table, split: str | None, unannotated: bool = False) -> tuple[pa.Table, int]:
+    """Images of the split that are trained on, and the number of those that could not be read at ingest.
+
+    Args:
+        unannotated: keep the images whose annotations are not known, as images without objects.
+    """
     chosen = of_split(images, split)
+    chosen = chosen if unannotated else annotated(chosen)
     usable = readable(chosen)
     return usable, chosen.num_rows - usable.num_rows
 

@@ -17,6 +17,7 @@ from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.networks.precision import resolve_precision
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.truth import Truth, readable
+from shardlens.pipeline.warehouse.datasets import annotated
 
 NAMED = 10
 """Categories, and images, that a message names."""
@@ -44,8 +45,12 @@ def faults(
     Raises:
         DatasetError: there is anything to note, and the run is to be strict.
     """
+    sides = [(learned, "train on"), *([(validated, "validate on")] if validated is not None else [])]
+    left_out = [] if config.unannotated else [note for side in sides for note in _unannotated(*side)]
+    learned = learned if config.unannotated else annotated(learned)
     images = readable(learned)
     found = [
+        *left_out,
         *_unreadable(learned, "learn from", "they are left out"),
         *(_unreadable(validated, "validate on", "their objects count as missed") if validated is not None else []),
         *_absent_categories(truth, categories),
@@ -101,6 +106,18 @@ def _unreadable(images: pa.Table, aim: str, outcome: str) -> list[str]:
     return [
         f"{len(names)} of the {images.num_rows} images to {aim} could not be read when they were ingested "
         f"({_listed(names)}): {outcome}; mend them and ingest them again"
+    ]
+
+
+def _unannotated(images: pa.Table, aim: str) -> list[str]:
+    known = annotated(images)
+    if known.num_rows == images.num_rows:
+        return []
+    unknown = pc.invert(pc.is_in(images["image_id"], known["image_id"].combine_chunks()))
+    names = images.filter(unknown)["file_name"].to_pylist()
+    return [
+        f"{len(names)} of the {images.num_rows} images to {aim} have missing or unreadable annotations ({_listed(names)}): "
+        "they are left out; ingest them with annotations, or take them for images without objects (--unannotated)"
     ]
 
 

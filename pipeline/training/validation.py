@@ -37,7 +37,7 @@ from shardlens.pipeline.metrics.tasks import EXPECTED, merge, scorable
 from shardlens.pipeline.networks.labels import match
 from shardlens.pipeline.training.failures import is_out_of_memory, what_was_asked
 from shardlens.pipeline.training.job import TrainJob
-from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 
 ENGINE = "hotcoco"
 SHARDS, LARGEST = 16, 64
@@ -70,10 +70,11 @@ class Validator:
         self.job, self.rule, self.device, self.precision, self.progress = job, rule, device, precision, progress
         self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))
         self.labels = match(job.labels, dataset.categories)
-        self.shards = plan(dataset.images, LARGEST, job.val_split)
+        images = dataset.images if job.config.unannotated else annotated(dataset.images)
+        self.shards = plan(images, LARGEST, job.val_split)
         self.images = self.shards.images.num_rows
         size = min(LARGEST, max(job.config.batch_size, self.images // SHARDS))
-        self.shards = plan(dataset.images, size, job.val_split)
+        self.shards = plan(images, size, job.val_split)
         ids = [np.array([image.image_id for image in shard.images], dtype=np.int64) for shard in self.shards]
         self.truth = deal(ids, dataset.images, dataset.annotations, categories["category_id"].to_numpy())
         self.stage = EvaluateStage(scorable(EXPECTED[job.spec.task], self.truth.annotations), ENGINE)

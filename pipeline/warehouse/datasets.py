@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
@@ -15,6 +17,8 @@ from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.layout import Warehouse, read_json
 
 PARTS = ("images", "annotations", "categories")
+UNKNOWN_TRUTH = ("image-without-annotation", "unreadable-annotation", "unlisted-image", "mask-of-another-size")
+"""Flags of images whose annotations are not known: such an image must not be taken for one without objects."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,24 @@ class Dataset:
     def categories(self) -> pa.Table:
         """Rows of `tables.CATEGORIES`, sorted by category_id."""
         return self._table("categories")
+
+
+def annotated(images: pa.Table) -> pa.Table:
+    """Keep the images whose annotations are known: the only ones that are scored and trained on by default.
+
+    An image without objects has known annotations; one with a flag of `UNKNOWN_TRUTH` has not.
+
+    Args:
+        images: rows of `tables.IMAGES`.
+    """
+    flags = images["flags"].combine_chunks()
+    unknown = pc.is_in(pc.list_flatten(flags), value_set=pa.array(UNKNOWN_TRUTH))
+    rows = pc.unique(pc.list_parent_indices(flags).filter(unknown))
+    if len(rows) == 0:
+        return images
+    kept = np.ones(images.num_rows, dtype=bool)
+    kept[rows.to_numpy()] = False
+    return images.filter(pa.array(kept)).combine_chunks()
 
 
 def list_datasets(warehouse: Warehouse) -> list[Dataset]:

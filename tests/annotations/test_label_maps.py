@@ -124,7 +124,10 @@ def test_masks_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     small = png(blocks(1)[:, :-1])
     images = folder(tmp_path, a=encode(picture(HEIGHT, WIDTH), "PNG"), b=cut, c=b"text", d=small, e=good)
     content, problems, source = assembled(label_maps.read, images, mask_kind="semantic")
-    assert content.images["flags"].to_pylist() == [["unreadable-annotation"]] * 3 + [["size-mismatch"], []]
+    assert content.images["flags"].to_pylist() == [["unreadable-annotation"]] * 3 + [
+        ["size-mismatch", "mask-of-another-size"],
+        [],
+    ]
     assert rows(content.annotations, "image_id", "flags") == [(4, ["mask-of-another-size"]), (5, [])]
     assert problems == {"size-mismatch": 1, "unreadable-annotation": 3, "mask-of-another-size": 1}
     examples = {problem.kind: problem.examples for problem in source.problems.found()}["unreadable-annotation"]
