@@ -14,6 +14,7 @@ from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
 from shardlens.pipeline.images.decode import DecodePolicy
 from shardlens.pipeline.images.shards import Plan, plan
+from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
 from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
 from shardlens.pipeline.inference.shard_work import ShardWork
@@ -27,6 +28,27 @@ from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
 from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import digest
+
+NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256"})
+"""Settings that cannot change a row."""
+RESOLVED = frozenset({"dataset", "network", "inference", "max_pixels", "decode_scale"})
+"""Settings that count through what they are resolved to: dataset version, `Network`, `Inference`, `DecodePolicy`."""
+RESOLVED_NETWORK = frozenset({"model", "option", "weights", "labels", "score_threshold"})
+RESOLVED_INFERENCE = frozenset(
+    {
+        "tile",
+        "overlap",
+        "tta",
+        "ensemble",
+        "threshold",
+        "fill_holes",
+        "min_area",
+        "largest_component",
+        "components",
+    }
+)
+ALWAYS = frozenset({"split", "shard_size", "batch_size", "precision", "threads", "device", "compiled"})
+"""Settings that are recorded at their defaults too; all others count where they differ from their defaults."""
 
 
 @dataclass(frozen=True)
@@ -129,18 +151,12 @@ def prepare(config: PredictConfig) -> Job:
     shards = plan(dataset.images, config.shard_size, config.split)
     policy = DecodePolicy(max_pixels=config.max_pixels, scale=config.decode_scale)
     settings = {
+        **_counted(config),
         **network.identity(),
         **inference.identity(),
         "images": digest(dataset.images.select(["image_id", "file_name", "width", "height"])),
-        "split": config.split,
-        "shard_size": config.shard_size,
-        "batch_size": config.batch_size,
-        "precision": config.precision,
-        "threads": config.threads,
-        "device": config.device,
         "memory_format": "channels_last",
-        "compiled": config.compiled,
-        "decode": asdict(policy),
+        "decode": counted(policy, always=("max_pixels", "scale", "exif")),
     }
     asked = RunRecord(warehouse, "asked", dataset.name, dataset.version, settings, len(shards), {})
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
@@ -153,6 +169,16 @@ def prepare(config: PredictConfig) -> Job:
     device = (precision, config.batch_size, config.threads, config.device, config.compiled)
     stage = PredictStage(record, network, inference, labels, policy, *device)
     return Job(record, stage, shards, labels)
+
+
+def _counted(config: PredictConfig) -> dict[str, Any]:
+    """What of the configuration itself belongs into the fingerprint; nested settings stand under their field's name."""
+    nested = {
+        "network": counted(config.network, without=RESOLVED_NETWORK | NO_ROWS),
+        "inference": counted(config.inference, without=RESOLVED_INFERENCE | NO_ROWS),
+    }
+    own = counted(config, always=ALWAYS, without=RESOLVED | NO_ROWS)
+    return own | {name: settings for name, settings in nested.items() if settings}
 
 
 def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network) -> dict[str, Any]:

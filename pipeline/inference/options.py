@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import product
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from shardlens.models.options import nearest
 from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.postprocess import PostProcessing
 from shardlens.pipeline.networks.named_values import named_numbers
 from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
@@ -18,6 +19,8 @@ from shardlens.pipeline.storage.uris import normalize
 
 FLIPS = ("flip", "vflip")
 SEMANTIC_ONLY = ("tta", "ensemble", "threshold", "fill_holes", "min_area", "largest_component", "components")
+POST_PROCESSING = ("thresholds", "fill_holes", "min_area", "largest_component", "components")
+"""Fields of `PostProcessing` that the fingerprint has, wherever there is any."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,12 @@ class Inference:
         """What of it can change a row, for the fingerprint; nothing where nothing is asked for."""
         found = {
             "tiles": {"size": self.tile, "overlap": self.overlap} if self.tile else None,
-            "views": [asdict(view) for view in self.views] if self.views != (View(),) else None,
-            "post_processing": asdict(self.wanted) if self.wanted != PostProcessing() else None,
+            "views": [counted(view, always=("scale", "flipped", "turned")) for view in self.views]
+            if self.views != (View(),)
+            else None,
+            "post_processing": counted(self.wanted, always=POST_PROCESSING)
+            if self.wanted != PostProcessing()
+            else None,
             "ensemble": [network.identity() for network in self.ensemble] or None,
         }
         return {name: value for name, value in found.items() if value is not None}
