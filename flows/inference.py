@@ -77,7 +77,7 @@ def dataset_inference(
         done.append(patience.on(tasks.ingest_again)(predict.warehouse, predict.dataset, executor))
     if train is not None:
         trained = patience.on(tasks.train)(_placed(train, predict), wait_for=done)
-        predict = _with_checkpoint(predict, trained.checkpoint)
+        predict = _with_checkpoint(predict, trained.checkpoint, train.model)
         done.append(trained)
     report = patience.on(tasks.predict)(predict, executor, wait_for=done)
     if not (evaluate and _has_annotations(report, predict.warehouse)):
@@ -103,7 +103,7 @@ def _placed(config: Placed, predict: PredictConfig, name: str | None = None) -> 
     return replace(config, warehouse=predict.warehouse)
 
 
-def _with_checkpoint(predict: PredictConfig, checkpoint: str) -> PredictConfig:
+def _with_checkpoint(predict: PredictConfig, checkpoint: str, model: str) -> PredictConfig:
     """Predict with what was just trained.
 
     Raises:
@@ -111,7 +111,7 @@ def _with_checkpoint(predict: PredictConfig, checkpoint: str) -> PredictConfig:
     """
     if predict.network.weights is not None:
         raise ConfigError(f"weights {predict.network.weights} are given, and a training too: expected one of them")
-    return replace(predict, network=replace(predict.network, weights=checkpoint))
+    return replace(predict, network=replace(predict.network, weights=checkpoint, model=predict.network.model or model))
 
 
 def _has_annotations(report: PredictReport, warehouse: str) -> bool:

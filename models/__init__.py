@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .zoo import MODELS, build, find
+    from .zoo import MODELS, build, find, in_zoo
 
-__all__ = ["MODELS", "build", "find"]
+__all__ = ["MODELS", "build", "find", "in_zoo"]
 
 
 def __getattr__(name: str) -> Any:

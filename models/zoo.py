@@ -29,12 +29,15 @@ MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in SPECS}
 
 
 def find(name: str) -> ModelSpec:
-    """The spec of the model called `name`; a name with a colon, `package.module:SPEC`, is one's own, imported.
+    """The spec of the model called `name`.
+
+    A name with a colon, `package.module:SPEC`, is a `ModelSpec` outside the zoo: its module is imported, which runs its
+    code. Callers pass such a name only if the user gave it; one that a file gives is checked by `in_zoo` first.
 
     Raises:
         ModelError: there is none; the message lists the nearest names.
     """
-    if ":" in name:
+    if not in_zoo(name):
         return _imported(name)
     if name in MODELS:
         return MODELS[name]
@@ -43,15 +46,25 @@ def find(name: str) -> ModelSpec:
     raise ModelError(f"no model is called {name!r}; {hint}`shardlens models` lists all {len(MODELS)}")
 
 
+def in_zoo(name: str) -> bool:
+    """Whether `name` has the form of a zoo name: looking it up imports no module."""
+    return ":" not in name
+
+
 def _imported(name: str) -> ModelSpec:
     """The spec at `package.module:NAME`, of a package that the workers can import too."""
     module, _, attribute = name.partition(":")
+    expected = "expected package.module:SPEC, importable on every worker"
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ModelError(f"no model is called {name!r}: with a colon, {expected}")
     try:
         spec = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
+        raise ModelError(f"no model at {name!r} ({error}); {expected}") from None
+    except (Exception, SystemExit) as error:
         raise ModelError(
-            f"no model at {name!r} ({error}); expected package.module:SPEC, importable on every worker"
-        ) from None
+            f"no model at {name!r}: importing {module} failed with {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(spec, ModelSpec):
         raise ModelError(f"{name!r} is a {type(spec).__name__}; expected a shardlens.models.spec.ModelSpec")
     return spec

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.errors import ConfigError, RunError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
 from shardlens.pipeline.inference.options import InferenceConfig
 from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
 from shardlens.pipeline.inference.shard_work import ShardWork
-from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.networks.resolve import NetworkConfig, trusted
 from shardlens.pipeline.predict import Job, PredictConfig, PredictReport, prepare, report
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
@@ -27,20 +27,24 @@ def retry_quarantined(
     executor: Executor,
     progress: ProgressListener = no_progress,
     max_quarantined: float | None = None,
+    model: str | None = None,
 ) -> PredictReport:
     """Predict only the quarantined images of a run again, with the run's own settings.
 
     Args:
         max_quarantined: share that may stay quarantined in a run not committed yet; None = as the run was asked.
+        model: the run's model if it is outside the zoo (package.module:SPEC): its module is imported only if the user
+            names it, never because the run's record does.
 
     Raises:
+        ConfigError: the record names a model outside the zoo, or another one than `model`.
         RunError: the run does not exist, was imported, or has not been predicted to its end.
     """
     begun = time.perf_counter()
     record = runs.find(Warehouse(warehouse), run)
     if "config" not in record.origin:
         raise RunError(f"run {run!r} was imported, not predicted here: there is no model to try its images again with")
-    job = prepare(_config(record.origin["config"], warehouse, run))
+    job = prepare(_config(record.origin["config"], warehouse, run, model))
     first = (
         runs.finished(record) if record.commit is None else {p.shard: p for p in record.parts} | runs.finished(record)
     )
@@ -58,10 +62,14 @@ def retry_quarantined(
     return report(job, tally, begun)
 
 
-def _config(asked: Mapping[str, Any], warehouse: str, run: str) -> PredictConfig:
+def _config(asked: Mapping[str, Any], warehouse: str, run: str, model: str | None) -> PredictConfig:
     """The run's configuration, as its record has it."""
+    network = NetworkConfig(**_tuples(asked["network"]))
+    recorded = trusted(network.model, f"the record of run {run!r}", model) if network.model else None
+    if model not in {None, recorded}:
+        raise ConfigError(f"run {run!r} was predicted by {recorded}, not {model}: leave --model out")
     nested = {
-        "network": NetworkConfig(**_tuples(asked["network"])),
+        "network": network,
         "inference": InferenceConfig(**_tuples(asked.get("inference", {}))),
     }
     return PredictConfig(**{**asked, **nested, "warehouse": warehouse, "run": run})

@@ -170,7 +170,7 @@ def test_only_the_quarantined_are_tried_again(warehouse: str, local: Executor, t
     log.mkdir()
     predict(config(warehouse, f"log={log}", max_quarantined=0.1), local)
     bad.write_bytes(good)
-    report = retry_quarantined(warehouse, "r", local)
+    report = retry_quarantined(warehouse, "r", local, model=MODEL)
     assert (report.quarantined, report.predictions) == (0, 2 * IMAGES)
     assert seen(log) == Counter(range(1, IMAGES + 1))
     assert rows(warehouse)["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
@@ -184,9 +184,9 @@ def test_a_retry_can_be_given_again_until_the_image_is_mended(warehouse: str, lo
     with pytest.raises(RunError, match="1 of 20"):
         predict(config(warehouse), local)
     with pytest.raises(RunError, match="1 of 20"):
-        retry_quarantined(warehouse, "r", local)
+        retry_quarantined(warehouse, "r", local, model=MODEL)
     bad.write_bytes(good)
-    assert retry_quarantined(warehouse, "r", local).quarantined == 0
+    assert retry_quarantined(warehouse, "r", local, model=MODEL).quarantined == 0
     assert rows(warehouse)["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
 
 
@@ -196,7 +196,7 @@ def test_the_first_command_after_a_retry_finds_the_run_whole(warehouse: str, loc
     bad.write_bytes(b"")
     predict(config(warehouse, max_quarantined=0.1), local)
     bad.write_bytes(good)
-    retry_quarantined(warehouse, "r", local)
+    retry_quarantined(warehouse, "r", local, model=MODEL)
     before = all_bytes(warehouse)
     report = predict(config(warehouse), local)
     assert (report.resumed_shards, report.quarantined) == (4, 0)
@@ -211,7 +211,7 @@ def test_a_retry_keeps_to_the_runs_version_of_the_dataset(warehouse: str, local:
     bad.write_bytes(good)
     (tmp_path / "images" / "new.png").write_bytes(good)
     ingest(IngestConfig("numbered", images=str(tmp_path / "images"), warehouse=warehouse), local)
-    assert retry_quarantined(warehouse, "r", local).images == IMAGES
+    assert retry_quarantined(warehouse, "r", local, model=MODEL).images == IMAGES
 
 
 def test_equal_datasets_of_two_names_have_a_run_each(warehouse: str, local: Executor, tmp_path: Path) -> None:

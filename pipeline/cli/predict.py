@@ -48,7 +48,7 @@ def predict(
     with open_executor(executor) as workers, progress_bars() as progress:
         if retry_quarantined is not None:
             allowed = None if config.max_quarantined == Asked.max_quarantined else config.max_quarantined
-            report = run_retry(config.warehouse, retry_quarantined, workers, progress, allowed)
+            report = run_retry(config.warehouse, retry_quarantined, workers, progress, allowed, config.network.model)
         else:
             device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
             threads = max(1, int(executor.cpus_per_worker))

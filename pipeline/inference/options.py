@@ -171,7 +171,7 @@ def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, f
 
 
 def _member(uri: str, first: Network) -> Network:
-    network = resolve(NetworkConfig(weights=normalize(uri)))
+    network = resolve(NetworkConfig(weights=normalize(uri)), own_code=first.model)
     if network.spec.task != "semantic" or network.labels != first.labels:
         raise ConfigError(
             f"--ensemble {uri} is a {network.model} ({network.spec.task}) with the labels {', '.join(network.labels[:8])}; "

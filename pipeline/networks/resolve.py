@@ -25,7 +25,8 @@ class NetworkConfig:
     """Which network, with which weights."""
 
     model: str | None = None
-    """Name in the zoo ('shardlens models' lists them); None = the checkpoint says it."""
+    """Name in the zoo ('shardlens models' lists them), or package.module:SPEC, a ModelSpec of your own, whose module is
+    imported and so runs its code; default: the zoo model that the checkpoint names."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """K=V, an option of the model, as often as needed; an option that takes a file (cfg of darknet) is its URI."""
     weights: str | None = None
@@ -85,8 +86,12 @@ class Network:
         }
 
 
-def resolve(config: NetworkConfig) -> Network:
+def resolve(config: NetworkConfig, own_code: str | None = None) -> Network:
     """Read what `config` names (weights, labels, option files) and make sure that it fits together.
+
+    Args:
+        own_code: a name package.module:SPEC that the user gave elsewhere. A checkpoint may name this one; any other model
+            that a checkpoint names must be in the zoo, for importing a module runs its code.
 
     Raises:
         ModelError: an unknown model or option.
@@ -102,7 +107,7 @@ def resolve(config: NetworkConfig) -> Network:
     if published and published.sha256:
         verify(data, published.sha256, uri)
     checkpoint = read_checkpoint(data) if data else None
-    name = config.model or (checkpoint.model if checkpoint else None)
+    name = config.model or (trusted(checkpoint.model, uri, own_code) if checkpoint else None)
     if name is None:
         raise ConfigError(f"{uri} does not say which model it belongs to: name it with --model")
     if checkpoint and checkpoint.model != name:
@@ -118,6 +123,20 @@ def resolve(config: NetworkConfig) -> Network:
     network = Network(name, pairs, uri, digest, labels, config.score_threshold, size)
     _load(network, data)
     return network
+
+
+def trusted(name: str, source: str, own_code: str | None) -> str:
+    """A model's name out of a file, `source`, where looking it up runs no code but what the user named, `own_code`.
+
+    Raises:
+        ConfigError: it has the form package.module:SPEC, and the user did not name the same.
+    """
+    if models.in_zoo(name) or name == own_code:
+        return name
+    raise ConfigError(
+        f"{source} names the model {name!r}, a Python module outside the zoo; a module that only a file names is never "
+        f"imported: if it is your own, name it with --model {name}"
+    )
 
 
 def load_network(network: Network) -> nn.Module:

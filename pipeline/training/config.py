@@ -32,7 +32,8 @@ class Subject:
     """Name of an ingested dataset; NAME@VERSION = not its latest version but that one."""
     _: KW_ONLY
     model: str
-    """Name in the zoo ('shardlens models' lists them)."""
+    """Name in the zoo ('shardlens models' lists them), or package.module:SPEC, a ModelSpec of your own, whose module is
+    imported and so runs its code."""
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """K=V, an option of the model, as often as needed."""
 

@@ -222,7 +222,7 @@ def test_an_ensemble_of_checkpoints(warehouse: str, local: Executor, tmp_path: P
     ):
         asked = PredictConfig(
             "pictures",
-            network=NetworkConfig(weights=uri),
+            network=NetworkConfig(model=MODEL, weights=uri),
             inference=InferenceConfig(ensemble=more),
             run=run,
             precision="fp32",
@@ -281,7 +281,7 @@ def test_a_retry_keeps_the_settings(warehouse: str, local: Executor, tmp_path: P
     asked = config(warehouse, tile=48, overlap=16, threshold=("disc=0.4",), ensemble=ensemble, max_quarantined=0.5)
     predict(asked, local)
     bad.write_bytes(good)
-    assert retry_quarantined(warehouse, "r", local).quarantined == 0
+    assert retry_quarantined(warehouse, "r", local, model=MODEL).quarantined == 0
     assert len(maps(warehouse)) == 3
 
 
