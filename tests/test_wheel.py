@@ -104,7 +104,10 @@ def test_the_wheel_holds_one_package_and_its_types(wheel: Path) -> None:
 
 def test_it_works_next_to_packages_of_the_same_bare_names(python: Path, project: Path) -> None:
     shardlens = str(python.with_name("shardlens"))
-    run([shardlens, "ingest", "shapes", "--images", "data/val/images", "--annotations", "data/instances_val.json"], project)
+    run(
+        [shardlens, "ingest", "shapes", "--images", "data/val/images", "--annotations", "data/instances_val.json"],
+        project,
+    )
     model = ["--model", "my_package.my_module:SPEC", "--weights", "random", "--labels", "labels.txt"]
     run([shardlens, "predict", "shapes", *model, "--run", "own"], project, PYTHONPATH=".")
     on_ray = ["--executor", "ray", "--workers", "1"]
