@@ -16,8 +16,9 @@ from PIL import Image
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ExecutionError
 from shardlens.pipeline.executors.base import Executor, Lost
-from shardlens.pipeline.images.decode import DecodePolicy, decode
+from shardlens.pipeline.images.decode import decode
 from shardlens.pipeline.images.fetch import FETCH_AT_ONCE
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import ImageRef, Shard
 from shardlens.pipeline.warehouse import tables
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
-from shardlens.pipeline.images.decode import DecodePolicy
+from shardlens.pipeline.images.policy import DecodePolicy, DecodeScale
 from shardlens.pipeline.images.shards import Plan, plan
 from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
@@ -76,7 +76,7 @@ class PredictConfig:
     """Computing threads of a worker on the CPU; float rounding may depend on it, so it belongs to the run."""
     device: Annotated[str, Parameter(parse=False)] = "cpu"
     """cpu or cuda."""
-    decode_scale: str = "full"
+    decode_scale: DecodeScale = "full"
     """auto: a detector is given a JPEG of twice the size that it looks at, or more, decoded at a half or less; full: never."""
     compiled: Annotated[bool, Parameter(name="compile", negative="")] = False
     """Compile the network first (torch.compile): slower to start, for long runs."""

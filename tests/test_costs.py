@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shardlens.models.spec import InputRule, ModelSpec
 from shardlens.pipeline import storage
 from shardlens.pipeline.executors.opening import open_executor
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, decode
+from shardlens.pipeline.images.decode import Decoded, decode
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.inference.shard_work import ShardWork
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig

@@ -18,7 +18,7 @@ from shardlens.pipeline.errors import (
     StorageUnavailableError,
 )
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
-from shardlens.pipeline.images.decode import probe
+from shardlens.pipeline.images.header import probe
 from shardlens.pipeline.warehouse import tables
 
 HEADER = 1 << 16

@@ -34,7 +34,7 @@ from shardlens.pipeline.annotations.source import (
 )
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.base import Executor
-from shardlens.pipeline.images.decode import probe
+from shardlens.pipeline.images.header import probe
 from shardlens.pipeline.warehouse import tables
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")

@@ -16,7 +16,8 @@ from shardlens.pipeline.errors import (
     StorageUnavailableError,
 )
 from shardlens.pipeline.executors.base import Clock
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, Enough, Postponed, decode, postponed
+from shardlens.pipeline.images.decode import Decoded, Enough, Postponed, decode, postponed
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef
 
 FETCH_AT_ONCE = 16

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from shardlens.pipeline.images.decode import Decoded
+
 OF_PIXELS = "masks"
 """The output that is as large as the image for each object: what is wanted of it is taken on the device."""
 
@@ -33,6 +35,13 @@ class Uploaded:
         return self.pixels
 
 
+@dataclass(frozen=True, eq=False)
+class UploadedImage(Decoded):
+    """An image whose pixels are on a GPU too, or soon there."""
+
+    there: Uploaded
+
+
 class Uploader:
     """Holds the stream on which pixels are copied."""
 
@@ -40,14 +49,14 @@ class Uploader:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> Uploaded:
-        """Begin to copy pixels (height, width, 3); the call returns before the copy has ended."""
-        pinned = as_tensor(pixels).pin_memory()
+    def __call__(self, image: Decoded) -> UploadedImage:
+        """Begin to copy the pixels of an image; the call returns before the copy has ended."""
+        pinned = as_tensor(image.pixels).pin_memory()
         with torch.cuda.stream(self._stream):
             there = pinned.to(self._device, non_blocking=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(self._stream)
-        return Uploaded(there, copied)
+        return UploadedImage(image.pixels, image.orientation, image.height, image.width, Uploaded(there, copied))
 
 
 def as_tensor(pixels: npt.NDArray[np.uint8]) -> Tensor:

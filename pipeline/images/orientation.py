@@ -1,4 +1,4 @@
-"""The stored image's frame, which rows are given in, and the upright one, which networks see: EXIF lies between them."""
+"""The frame of the stored image, in which the tables are, and the upright one, which networks see: EXIF lies between them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from shardlens.pipeline import masks
+from shardlens.pipeline.masks.rle import Rle
+
+INVERSE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+"""EXIF orientation -> the one that undoes it (Exif 2.32, tag 0x0112)."""
+Sides = int | npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -55,6 +63,43 @@ def to_stored_frame(boxes_xyxy: npt.NDArray[np.float64], image: Stored) -> npt.N
         8: (width - y2, x1, width - y1, x2),
     }[image.orientation]
     return np.stack(columns, axis=1)
+
+
+def points_to_stored_frame(points_xy: Numbers, orientation: int, width: Sides, height: Sides) -> Numbers:
+    """Carry points of the upright image into the frame of the stored image, which has `width` and `height`.
+
+    Args:
+        points_xy: (N, 2) x, y in pixels, 0 at the edge of the image.
+    """
+    x, y = points_xy.T
+    columns = {
+        1: (x, y),
+        2: (width - x, y),
+        3: (width - x, height - y),
+        4: (x, height - y),
+        5: (y, x),
+        6: (y, height - x),
+        7: (width - y, height - x),
+        8: (width - y, x),
+    }[orientation]
+    return np.stack(columns, axis=1)
+
+
+def boxes_xywh_to_stored_frame(boxes_xywh: Numbers, orientation: int, width: Sides, height: Sides) -> Numbers:
+    """Carry boxes of the upright image into the frame of the stored image, which has `width` and `height`.
+
+    Args:
+        boxes_xywh: (N, 4) x, y of the top left corner, width, height; in pixels.
+    """
+    left_top, right_bottom = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    corners = [points_to_stored_frame(corner, orientation, width, height) for corner in (left_top, right_bottom)]
+    size = boxes_xywh[:, [3, 2]] if orientation >= 5 else boxes_xywh[:, 2:]
+    return np.concatenate([np.minimum(*corners), size], axis=1)
+
+
+def rle_to_stored_frame(rle: Rle, orientation: int) -> Rle:
+    """Carry a mask of the upright image into the frame of the stored image."""
+    return rle if orientation == 1 else masks.encode(mask_to_stored_frame(masks.decode(rle), orientation))
 
 
 def mask_to_stored_frame(mask_hw: npt.NDArray[Pixel], orientation: int) -> npt.NDArray[Pixel]:

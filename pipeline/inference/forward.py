@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from shardlens.models.spec import InputRule, Task
-from shardlens.pipeline.images.decode import Decoded, Opened, Postponed
-from shardlens.pipeline.images.gpu_copy import Uploaded, as_tensor, brought_back
+from shardlens.pipeline.images.decode import Decoded, Postponed, Windowed, ensure_decoded, open_windows
+from shardlens.pipeline.images.gpu_copy import Uploaded, UploadedImage, as_tensor, brought_back
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.inference.options import Inference
 from shardlens.pipeline.inference.postprocess import Decision, decide, decide_all
@@ -62,9 +62,9 @@ class Forward:
             ImageError: a postponed image is damaged.
         """
         whole = [i for i, image in enumerate(images) if not self._is_large(image)]
-        at_once = self._whole([images[i].decoded() for i in whole]) if whole else []
+        at_once = self._whole([ensure_decoded(images[i]) for i in whole]) if whole else []
         found = dict(zip(whole, at_once, strict=True))
-        return [found[i] if i in found else self._in_tiles(image.opened()) for i, image in enumerate(images)]
+        return [found[i] if i in found else self._in_tiles(open_windows(image)) for i, image in enumerate(images)]
 
     def rows(self, images: Sequence[Decoded | Postponed], outputs: Sequence[Output]) -> list[ImageRows]:
         """What is left to do without the device, for what `outputs` gave.
@@ -89,12 +89,12 @@ class Forward:
         return 0 < self.inference.tile < max(image.shape)
 
     def _whole(self, images: Sequence[Decoded]) -> list[Output]:
-        tensors = [self._tensor(image.there or image.pixels) for image in images]
+        tensors = [self._tensor(image.there if isinstance(image, UploadedImage) else image.pixels) for image in images]
         if self.task == "semantic":
             return list(decide_all(self.segmenter(tensors), self.inference.wanted.thresholds))
         return list(brought_back(self._outputs(tensors)))
 
-    def _in_tiles(self, image: Decoded | Opened) -> ImageRows:
+    def _in_tiles(self, image: Windowed) -> ImageRows:
         stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.others))
         grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
         if self.task != "semantic":
@@ -109,18 +109,18 @@ class Forward:
     def _tiles_at_once(self) -> int:
         return 1 if self.device.type == "cpu" else self.batch_size
 
-    def _tile_maps(self, grid: Grid, image: Decoded | Opened) -> Iterator[Tensor]:
+    def _tile_maps(self, grid: Grid, image: Windowed) -> Iterator[Tensor]:
         for crops in self._crops(grid, image):
             yield from self.segmenter([self._tensor(pixels) for _, pixels in crops])
 
-    def _tile_rows(self, grid: Grid, image: Decoded | Opened) -> Iterator[tuple[Tile, ImageRows]]:
+    def _tile_rows(self, grid: Grid, image: Windowed) -> Iterator[tuple[Tile, ImageRows]]:
         """Rows in each tile's own frame, as if it were an image of its own."""
         for crops in self._crops(grid, image):
             outputs = brought_back(self._outputs([self._tensor(pixels) for _, pixels in crops]))
             for (tile, pixels), output in zip(crops, outputs, strict=True):
                 yield tile, from_detection(output, Decoded(pixels, 1, *tile.shape), self.score_threshold)
 
-    def _crops(self, grid: Grid, image: Decoded | Opened) -> Iterator[list[tuple[Tile, npt.NDArray[np.uint8]]]]:
+    def _crops(self, grid: Grid, image: Windowed) -> Iterator[list[tuple[Tile, npt.NDArray[np.uint8]]]]:
         """Tiles by batches, with their pixels: the next ones are cut out, and decoded, while the network has the last."""
         cut = ([(tile, tile.crop(image)) for tile in tiles] for tiles in grid.batches(self._tiles_at_once))
         ahead = Prefetch(cut)

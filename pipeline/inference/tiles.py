@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from shardlens.pipeline.images.decode import Decoded, Opened
+from shardlens.pipeline.images.decode import Windowed
 
 STRIDE = 32
 """The largest stride of usual networks."""
@@ -36,7 +36,7 @@ class Tile:
         """Height and width."""
         return self.bottom - self.top, self.right - self.left
 
-    def crop(self, image: Decoded | Opened) -> npt.NDArray[np.uint8]:
+    def crop(self, image: Windowed) -> npt.NDArray[np.uint8]:
         """(h, w, 3) RGB, its pixels of the upright image."""
         return image.crop(self.top, self.left, self.bottom, self.right)
 

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
@@ -22,9 +22,10 @@ from shardlens.pipeline.errors import ConfigError, ExecutionError, ImageError
 from shardlens.pipeline.executors.base import Clock
 from shardlens.pipeline.executors.malloc import give_memory_back, keep_freed_memory
 from shardlens.pipeline.images.batches import Batch, batches
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, Postponed
+from shardlens.pipeline.images.decode import Decoded, Postponed, ensure_decoded
 from shardlens.pipeline.images.fetch import Decoding, load
 from shardlens.pipeline.images.gpu_copy import Uploader
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.images.shards import Failure, ImageRef
 from shardlens.pipeline.inference.forward import Forward, Output
@@ -151,7 +152,7 @@ class Predictor:
         loaded = load(images, decoding, max(2, self.stage.threads))
         for batch in batches(loaded, self.rule, self.stage.batch_size, self.stage.inference.tile):
             if self.upload is not None and isinstance(batch, Batch):
-                batch.decoded = [_on_its_way(image.decoded(), self.upload) for image in batch.decoded]
+                batch.decoded = [_on_its_way(ensure_decoded(image), self.upload) for image in batch.decoded]
             yield batch
 
     def _predict_all(self, ahead: Iterable[Batch | Failure], behind: Executor, found: _Found) -> UnderWay:
@@ -245,7 +246,7 @@ def _tried(call: Callable[[], Result]) -> Result | Exception:
 def _on_its_way(image: Decoded, upload: Uploader) -> Decoded:
     """The image, its pixels begun to be copied; left to the forward pass, which knows what to say, if the device refuses."""
     try:
-        return replace(image, there=upload(image.pixels))
+        return upload(image)
     except RuntimeError:  # whatever CUDA says
         return image
 

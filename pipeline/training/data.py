@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import DatasetError
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, Postponed
+from shardlens.pipeline.images.decode import Decoded, Postponed, ensure_decoded
 from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef, Plan
 from shardlens.pipeline.training.augment.augmenter import Augmenter
 from shardlens.pipeline.training.job import TrainJob, usable_images
@@ -127,7 +128,7 @@ class TrainingData:
         if isinstance(decoded, Failure):
             self._leave_out(decoded)
             return None
-        sample = self.make(decoded.decoded(), self.truth.of(image.image_id), image.image_id)
+        sample = self.make(ensure_decoded(decoded), self.truth.of(image.image_id), image.image_id)
         if sample.bytes <= self._room and image.image_id not in self._kept:
             self._room -= sample.bytes
             self._kept[image.image_id] = sample

@@ -24,8 +24,8 @@ from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import ConfigError, DatasetError, TrainingError
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
 from shardlens.pipeline.images.batches import Batch, batches
-from shardlens.pipeline.images.decode import DecodePolicy
 from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.images.shards import Failure, plan
 from shardlens.pipeline.inference.forward import Forward

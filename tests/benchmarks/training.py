@@ -25,7 +25,8 @@ from shardlens import models
 from shardlens.flows.shapes import draw_dataset
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.executors.opening import open_executor
-from shardlens.pipeline.images.decode import DecodePolicy, decode
+from shardlens.pipeline.images.decode import decode
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.train import TrainConfig, train
 from tests.benchmarks.alone import alone

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from shardlens.pipeline.errors import ConfigError, ImageError
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, Opened, decode, opened, probe
+from shardlens.pipeline.images.decode import Decoded, Opened, decode, opened
+from shardlens.pipeline.images.header import probe
 from shardlens.pipeline.images.orientation import mask_to_stored_frame, to_stored_frame
+from shardlens.pipeline.images.policy import DecodePolicy
 from tests import drawn_images
 
 POLICY = DecodePolicy()

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from shardlens.pipeline.errors import StorageUnavailableError
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy
+from shardlens.pipeline.images.decode import Decoded
 from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.images.shards import Failure, ImageRef
 from tests import drawn_images

@@ -11,7 +11,8 @@ from PIL import Image
 
 from shardlens.pipeline.errors import ImageError
 from shardlens.pipeline.images import png
-from shardlens.pipeline.images.decode import DecodePolicy, decode, opened, postponed
+from shardlens.pipeline.images.decode import decode, opened, postponed
+from shardlens.pipeline.images.policy import DecodePolicy
 from tests import drawn_images
 
 POLICY = DecodePolicy()

@@ -122,7 +122,8 @@ def test_tiles_differ_at_seams_alone_where_a_network_sees_neighbors(warehouse: s
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_tiles_of_a_turned_image_lie_in_its_stored_frame(orientation: int) -> None:
-    from shardlens.pipeline.images.decode import DecodePolicy, postponed
+    from shardlens.pipeline.images.decode import postponed
+    from shardlens.pipeline.images.policy import DecodePolicy
 
     decoded = postponed(rotated_jpeg(picture(70, 100), orientation), DecodePolicy())
     torch.manual_seed(0)
@@ -340,11 +341,12 @@ def test_large_images_are_decoded_when_their_turn_comes(
 
 
 def test_decoded_and_postponed_agree_on_the_shape() -> None:
-    from shardlens.pipeline.images.decode import DecodePolicy, postponed
+    from shardlens.pipeline.images.decode import ensure_decoded, postponed
+    from shardlens.pipeline.images.policy import DecodePolicy
 
     for orientation in range(1, 9):
         waiting = postponed(rotated_jpeg(picture(20, 30), orientation), DecodePolicy())
-        decoded = waiting.decoded()
+        decoded = ensure_decoded(waiting)
         assert isinstance(decoded, Decoded)
         assert waiting.shape == decoded.shape == decoded.pixels.shape[:2]
         assert waiting.upright == decoded.upright == waiting.shape
@@ -353,8 +355,9 @@ def test_decoded_and_postponed_agree_on_the_shape() -> None:
 
 def test_a_large_image_within_a_tile_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from shardlens.pipeline.images import decode
+    from shardlens.pipeline.images.policy import DecodePolicy
 
-    policy, whole, decodings = decode.DecodePolicy(), decode.decode, []
+    policy, whole, decodings = DecodePolicy(), decode.decode, []
     monkeypatch.setattr(decode, "decode", lambda *asked: decodings.append(asked) or whole(*asked))
     model = models.build(MODEL, 3).eval()
     forward = Forward(
@@ -383,7 +386,8 @@ class Blobs(torch.nn.Module):
 @pytest.mark.parametrize("overlap", [48, 64])
 def test_a_detector_finds_in_tiles_what_it_finds_in_the_whole(orientation: int, overlap: int) -> None:
     """Objects of up to 40 pixels on 400 x 300, each once, wherever the seams run."""
-    from shardlens.pipeline.images.decode import DecodePolicy, postponed
+    from shardlens.pipeline.images.decode import postponed
+    from shardlens.pipeline.images.policy import DecodePolicy
 
     draw = np.random.default_rng(overlap)
     pixels = np.zeros((300, 400, 3), np.uint8)

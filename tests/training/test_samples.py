@@ -11,7 +11,8 @@ from shardlens.models.losses.segmentation import VOID
 from shardlens.models.spec import InputRule
 from shardlens.pipeline import masks
 from shardlens.pipeline.errors import DatasetError
-from shardlens.pipeline.images.decode import Decoded, DecodePolicy, decode
+from shardlens.pipeline.images.decode import Decoded, decode
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.training.samples import (
     Sample,
     SampleMaker,
