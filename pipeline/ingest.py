@@ -21,7 +21,7 @@ from shardlens.pipeline.annotations.splits import Part, merge, of_splits
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
 from shardlens.pipeline.warehouse import tables
-from shardlens.pipeline.warehouse.datasets import PARTS, Dataset
+from shardlens.pipeline.warehouse.datasets import PARTS, Dataset, advance, latest, version_of
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name, to_json
 
 
@@ -119,14 +119,23 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         "has_category_ids": source.has_category_ids,
         "problems": [asdict(problem) for problem in problems],
     }
-    others = list(_kept(warehouse, config.name, record))
-    merged = merge([*(kept for kept, _ in others), part])
-    warehouse.create()
-    sources = sorted(
-        [*(kept for _, kept in others), record], key=lambda each: [split or "" for split in each["splits"]]
-    )
-    version = publish(warehouse, config.name, merged, sources)
+    version, merged = _into_latest(warehouse, config.name, part, record)
     return _report(config.name, version, content, merged, problems)
+
+
+def _into_latest(warehouse: Warehouse, name: str, part: Part, record: dict[str, Any]) -> tuple[str, Assembled]:
+    """Merge what was read into the latest version and publish that; again, if another ingest published one meanwhile."""
+    while True:
+        pointer = latest(warehouse, name)
+        others = list(_kept(warehouse, name, record, pointer))
+        merged = merge([*(kept for kept, _ in others), part])
+        warehouse.create()
+        records = [*(kept for _, kept in others), record]
+        version = write_version(
+            warehouse, name, merged, sorted(records, key=lambda each: [split or "" for split in each["splits"]])
+        )
+        if advance(warehouse, name, pointer, version):
+            return version, merged
 
 
 def _request(config: IngestConfig) -> tuple[Request, str]:
@@ -156,15 +165,17 @@ def _refusal(images: str, problems: tuple[Problem, ...]) -> str:
     )
 
 
-def _kept(warehouse: Warehouse, name: str, new: dict[str, Any]) -> Iterator[tuple[Part, dict[str, Any]]]:
-    """What stays of the latest version: the splits that are not replaced, by their sources."""
-    if not storage.exists(storage.join(warehouse.dataset(name), "latest.json")):
+def _kept(
+    warehouse: Warehouse, name: str, new: dict[str, Any], pointer: bytes | None
+) -> Iterator[tuple[Part, dict[str, Any]]]:
+    """What stays of the version that `pointer` names: the splits that are not replaced, by their sources."""
+    if pointer is None:
         return
-    latest = Dataset.open(warehouse, name)
-    for source in latest.document["sources"]:
+    before = Dataset.open(warehouse, name, version_of(warehouse, name, pointer))
+    for source in before.document["sources"]:
         splits = [split for split in source["splits"] if split not in new["splits"]]
         if splits and not _is_renamed(source, new):
-            content = of_splits(Assembled(latest.images, latest.annotations, latest.categories), splits)
+            content = of_splits(Assembled(before.images, before.annotations, before.categories), splits)
             where = f"{source['annotations'] or source['images']} (split {splits[0]})"
             yield Part(where, content, source["has_ids"], source["has_category_ids"]), {**source, "splits": splits}
 
@@ -196,8 +207,8 @@ def _counts(content: Assembled) -> dict[str, int]:
     }
 
 
-def publish(warehouse: Warehouse, name: str, content: Assembled, sources: list[dict[str, Any]]) -> str:
-    """Write a version, then make it the latest; the same content again is the same version.
+def write_version(warehouse: Warehouse, name: str, content: Assembled, sources: list[dict[str, Any]]) -> str:
+    """Write a version, not yet the latest; the same content again is the same version.
 
     Returns:
         The version.
@@ -217,7 +228,6 @@ def publish(warehouse: Warehouse, name: str, content: Assembled, sources: list[d
         "sources": sources,
     }
     storage.publish(storage.join(root, "dataset.json"), to_json(document))
-    storage.publish(storage.join(warehouse.dataset(name), "latest.json"), to_json({"version": version}))
     return version
 
 

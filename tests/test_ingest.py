@@ -208,12 +208,12 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, images: str) -> 
     warehouse = Warehouse(str(tmp_path / "warehouse"))
     warehouse.create()
     with pytest.raises(
-        DatasetError, match=r"no dataset 'cells' in .*, which holds none: take one in with 'shardlens ingest cells"
+        DatasetError, match=r"no dataset 'cells' in .*, which holds none: create it with 'shardlens ingest cells"
     ):
         Dataset.open(warehouse, "cells")
     report, _ = take(tmp_path, images, name="cells")
     take(tmp_path, images, name="shapes")
-    with pytest.raises(DatasetError, match=r"no dataset 'cell' in .*; did you mean cells\? It holds cells, shapes"):
+    with pytest.raises(DatasetError, match=r"no dataset 'cell' in .*: did you mean cells\? It holds cells, shapes"):
         Dataset.open(warehouse, "cell")
     with pytest.raises(DatasetError, match=f"dataset cells has no version 'nope': expected one of {report.version}"):
         Dataset.open(warehouse, "cells", "nope")

@@ -2,18 +2,18 @@
 
 - `uris`: joining, normalizing and printing them
 - `faults`: what can go wrong in a store, and what is tried again
-- `objects`: the verbs, which this package hands on: `storage.read(uri)`
+- `local`: files that appear complete, locks, and the removal of what a dead process left
+- `listing`: what lies below a folder or prefix
+- `objects`: reading and writing, which this package hands on: `storage.read(uri)`
 """
 
 from shardlens.pipeline.storage.faults import Backoff, explain
+from shardlens.pipeline.storage.listing import Entry, children, exists, size, tidy, walk
 from shardlens.pipeline.storage.objects import (
     BACKOFF,
-    Entry,
-    children,
     create,
     delete,
     delete_folder,
-    exists,
     filesystem,
     forget_connections,
     publish,
@@ -21,8 +21,7 @@ from shardlens.pipeline.storage.objects import (
     read,
     read_many,
     read_range,
-    size,
-    walk,
+    swap,
 )
 from shardlens.pipeline.storage.uris import is_local, join, normalize, redact, relative
 
@@ -49,5 +48,7 @@ __all__ = [
     "redact",
     "relative",
     "size",
+    "swap",
+    "tidy",
     "walk",
 ]

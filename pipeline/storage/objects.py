@@ -6,36 +6,26 @@ environment of each library, never from a URI, so that no table, log or message 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from shardlens.pipeline.errors import BucketNotFoundError, LocationNotFoundError, StorageError
+from shardlens.pipeline.errors import StorageError
+from shardlens.pipeline.storage import local
 from shardlens.pipeline.storage.faults import Backoff, codes, explain, is_transient
 from shardlens.pipeline.storage.uris import is_local
 
 T = TypeVar("T")
 
 BACKOFF = Backoff()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An object below a prefix."""
-
-    uri: str
-    name: str
-    """Its path relative to the prefix."""
-    size: int
+LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict"}
+_MEMORY = threading.Lock()
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
@@ -61,15 +51,15 @@ def filesystem(uri: str) -> tuple[Any, str]:
 def read(uri: str) -> bytes:
     """Read a whole object."""
     fs, path = filesystem(uri)
-    return bytes(_retried(uri, lambda: fs.cat_file(path)))
+    return bytes(retried(uri, lambda: fs.cat_file(path)))
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """Read `length` bytes from `offset`, fewer where the object ends."""
     if is_local(uri):  # a query reads thousands, one after the other: half of the time would be fsspec's
-        return _retried(uri, lambda: _read_file(uri, offset, length))
+        return retried(uri, lambda: _read_file(uri, offset, length))
     fs, path = filesystem(uri)
-    return bytes(_retried(uri, lambda: fs.cat_file(path, start=offset, end=offset + length)))
+    return bytes(retried(uri, lambda: fs.cat_file(path, start=offset, end=offset + length)))
 
 
 def _read_file(path: str, offset: int, length: int) -> bytes:
@@ -131,71 +121,84 @@ def _try_range(place: tuple[str, int | None, int | None]) -> bytes | Exception:
 
 
 def publish(uri: str, data: bytes) -> None:
-    """Write an object so that readers see the old one or the whole new one, never a part."""
+    """Write an object so that readers see the old one or the new one, never a part."""
     if is_local(uri):
-        _retried(uri, lambda: _publish_file(uri, lambda file: file.write(data), os.replace))
+        retried(uri, lambda: local.replace(uri, lambda file: file.write(data)))
         return
     fs, path = filesystem(uri)
-    _retried(uri, lambda: fs.pipe_file(path, data))
+    retried(uri, lambda: fs.pipe_file(path, data))
 
 
 def publish_file(uri: str, source: str) -> None:
     """Publish the file `source` of this machine; it need not fit in memory."""
     if is_local(uri):
-        _retried(uri, lambda: _publish_file(uri, lambda file: _copy(source, file), os.replace))
+        retried(uri, lambda: local.replace(uri, local.copy_from(source)))
         return
     fs, path = filesystem(uri)
-    _retried(uri, lambda: fs.put_file(source, path))
-
-
-def _copy(source: str, target: BinaryIO) -> None:
-    with open(source, "rb") as file:
-        shutil.copyfileobj(file, target, 1 << 20)
+    retried(uri, lambda: fs.put_file(source, path))
 
 
 def create(uri: str, data: bytes) -> bool:
-    """Write an object whole unless one is there already; of many writers at once, one wins.
+    """Write an object unless one is there already; of many writers at once, one wins.
 
     Returns:
         Whether this call wrote it. After a lost answer that was tried again, False can mean that it did: compare contents.
     """
-    if is_local(uri):
-        try:
-            _retried(uri, lambda: _publish_file(uri, lambda file: file.write(data), os.link))
-        except FileExistsError:
-            return False
-        return True
-    fs, path = filesystem(uri)
 
     def put() -> None:
+        if is_local(uri):
+            local.create(uri, lambda file: file.write(data))
+            return
+        fs, path = filesystem(uri)
         try:
             fs.pipe_file(path, data, mode="create")
         except OSError as error:
-            if "PreconditionFailed" in codes(error):  # some servers do not say which condition, as s3fs wants it
+            if codes(error) & LOST_RACE:  # some servers do not name the condition, as s3fs expects
                 raise FileExistsError(path) from None
             raise
 
     try:
-        _retried(uri, put)
+        retried(uri, put)
     except FileExistsError:
         return False
     return True
 
 
-def _publish_file(path: str, fill: Callable[[BinaryIO], object], place: Callable[[str, str], None]) -> None:
-    """Write beside `path`, flush to the disk, then `place` the file under its name."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".publishing-", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        place(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def swap(uri: str, expected: bytes | None, data: bytes) -> bool:
+    """Compare and swap: write an object if it still holds `expected` (None: if it is not there).
+
+    Of many writers at once that expect the same content, one wins: by a lock on disk and in memory, by `If-Match` on S3.
+    Stores without a conditional replace (gs://, az://) are compared just before the write.
+
+    Returns:
+        Whether it holds `data` now by this call; if not, read it again and decide anew.
+    """
+    if expected is None:
+        return create(uri, data)
+    if is_local(uri):
+        return retried(uri, lambda: local.swap(uri, expected, data))
+    fs, path = filesystem(uri)
+
+    def attempt() -> bool:
+        try:
+            tag = fs.info(path).get("ETag")
+            if bytes(fs.cat_file(path)) != expected:  # changed after `tag` was taken: If-Match fails
+                return False
+        except FileNotFoundError:
+            return False
+        if tag is None:
+            fs.pipe_file(path, data)
+            return True
+        try:
+            fs.pipe_file(path, data, IfMatch=tag)
+        except OSError as error:
+            if codes(error) & LOST_RACE:
+                return False
+            raise
+        return True
+
+    with _MEMORY if uri.startswith("memory://") else nullcontext():
+        return retried(uri, attempt)
 
 
 def delete(uri: str) -> None:
@@ -208,7 +211,7 @@ def delete(uri: str) -> None:
         except FileNotFoundError:
             return
 
-    _retried(uri, remove)
+    retried(uri, remove)
 
 
 def delete_folder(uri: str) -> None:
@@ -221,61 +224,10 @@ def delete_folder(uri: str) -> None:
         except FileNotFoundError:
             return
 
-    _retried(uri, remove)
+    retried(uri, remove)
 
 
-def size(uri: str) -> int:
-    """Bytes of an object."""
-    fs, path = filesystem(uri)
-    return int(_retried(uri, lambda: fs.info(path))["size"])
-
-
-def exists(uri: str) -> bool:
-    """Whether an object (or a folder, or something below the prefix) is there."""
-    fs, path = filesystem(uri)
-    try:
-        _retried(uri, lambda: fs.info(path))
-    except LocationNotFoundError:
-        return False
-    return True
-
-
-def children(uri: str) -> list[str]:
-    """Names directly below a folder or prefix, sorted; folders end in a slash. None are below what is not there.
-
-    Raises:
-        BucketNotFoundError: the bucket itself is not there.
-    """
-    fs, path = filesystem(uri)
-    try:
-        found = _retried(uri, lambda: fs.ls(path, detail=True))
-    except BucketNotFoundError:
-        raise
-    except LocationNotFoundError:
-        return []
-    marker = f"{path.rstrip('/')}/"  # an empty object that stores and their consoles keep for an empty folder
-    below = [entry for entry in found if entry["name"] != marker]
-    entries = [(PurePosixPath(str(entry["name"])).name, entry["type"] == "directory") for entry in below]
-    visible = [(name, folder) for name, folder in entries if not name.startswith(".publishing-")]
-    return sorted(f"{name}/" if folder else name for name, folder in visible)
-
-
-def walk(uri: str) -> list[Entry]:
-    """Every object below a folder or prefix, sorted by its relative name; none are below what is not there."""
-    fs, path = filesystem(uri)
-    try:
-        found: dict[str, dict[str, Any]] = _retried(uri, lambda: fs.find(path, detail=True))
-    except LocationNotFoundError:
-        return []
-    prefix = path.rstrip("/") + "/"
-    names = ((name[len(prefix) :], int(info["size"])) for name, info in found.items() if name.startswith(prefix))
-    entries = [Entry(f"{uri.rstrip('/')}/{name}", name, length) for name, length in names if name]
-    return sorted(
-        (e for e in entries if not PurePosixPath(e.name).name.startswith(".publishing-")), key=lambda e: e.name
-    )
-
-
-def _retried(uri: str, call: Callable[[], T]) -> T:
+def retried(uri: str, call: Callable[[], T]) -> T:
     """Call until it works, waiting longer each time while the store's failure is one that passes."""
     for attempt in range(BACKOFF.attempts):
         try:

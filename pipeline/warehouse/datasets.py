@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
-from shardlens.pipeline.warehouse.layout import Warehouse, read_json
+from shardlens.pipeline.warehouse.layout import Warehouse, fields, parse_json, read_json, to_json
 
 PARTS = ("images", "annotations", "categories")
 UNKNOWN_TRUTH = ("image-without-annotation", "unreadable-annotation", "unlisted-image", "mask-of-another-size")
@@ -41,10 +41,10 @@ class Dataset:
             StorageError: the warehouse is not one, or cannot be read.
         """
         warehouse.check()
-        latest = storage.join(warehouse.dataset(name), "latest.json")
-        if not storage.exists(latest):
+        pointer = latest(warehouse, name)
+        if pointer is None:
             raise DatasetError(_unknown(warehouse, name))
-        version = version or str(read_json(latest)["version"])
+        version = version or version_of(warehouse, name, pointer)
         document = storage.join(warehouse.dataset(name, version), "dataset.json")
         if not storage.exists(document):
             there = [child.rstrip("/") for child in storage.children(warehouse.dataset(name)) if child.endswith("/")]
@@ -88,6 +88,27 @@ def annotated(images: pa.Table) -> pa.Table:
     return images.filter(pa.array(kept)).combine_chunks()
 
 
+def latest(warehouse: Warehouse, name: str) -> bytes | None:
+    """Return the document that points to a dataset's latest version, as it is stored; None if there is no such dataset."""
+    uri = storage.join(warehouse.dataset(name), "latest.json")
+    return storage.read(uri) if storage.exists(uri) else None
+
+
+def version_of(warehouse: Warehouse, name: str, pointer: bytes) -> str:
+    """Return the version that a pointer names.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    uri = storage.join(warehouse.dataset(name), "latest.json")
+    return str(fields(uri, parse_json(uri, pointer), {"version": str})["version"])
+
+
+def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: str) -> bool:
+    """Make a version the latest, unless another writer has moved the pointer since it was `expected`."""
+    return storage.swap(storage.join(warehouse.dataset(name), "latest.json"), expected, to_json({"version": version}))
+
+
 def list_datasets(warehouse: Warehouse) -> list[Dataset]:
     """Open the latest version of every dataset, sorted by name."""
     warehouse.check()
@@ -105,7 +126,7 @@ def _unknown(warehouse: Warehouse, name: str) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     if not known:
         return (
-            f"no dataset {name!r} in {warehouse.root}, which holds none: take one in with 'shardlens ingest {name} ...'"
+            f"no dataset {name!r} in {warehouse.root}, which holds none: create it with 'shardlens ingest {name} ...'"
         )
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"no dataset {name!r} in {warehouse.root}{hint} It holds {', '.join(known)}"
+    hint = f"did you mean {' or '.join(near)}? It" if near else "it"
+    return f"no dataset {name!r} in {warehouse.root}: {hint} holds {', '.join(known)}"

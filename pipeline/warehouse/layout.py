@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,16 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, StorageError
 
 MARK = {"format": "shardlens-warehouse", "version": 1}
+RESTORE = "it is damaged or was not written by Shardlens; restore it, or delete its folder and make it again"
+JSON_TYPES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -49,7 +60,7 @@ class Warehouse:
     def dataset(self, name: str, version: str | None = None) -> str:
         """Folder of a dataset, or of one of its versions."""
         parts = ("datasets", check_name(name, "dataset"))
-        return self.path(*parts, version) if version else self.path(*parts)
+        return self.path(*parts, check_name(version, "dataset version")) if version else self.path(*parts)
 
     def run(self, run: str) -> str:
         """Folder of a run's record and commit."""
@@ -115,11 +126,42 @@ def read_json(uri: str) -> Any:
     Raises:
         StorageError: it is missing or not JSON.
     """
-    data = storage.read(uri)
+    return parse_json(uri, storage.read(uri))
+
+
+def parse_json(uri: str, data: bytes) -> Any:
+    """Parse the JSON document that was read from `uri`.
+
+    Raises:
+        StorageError: it is not JSON.
+    """
     try:
         return json.loads(data)
-    except ValueError as error:
-        raise StorageError(f"{uri} is not JSON ({error}): it is damaged or was not written by Shardlens") from None
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{uri} is not JSON ({error}): {RESTORE}") from None
+
+
+def fields(uri: str, document: Any, expected: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """Return the document of `uri` if it is an object that has at least the fields `expected`, of those types.
+
+    Raises:
+        StorageError: it is of another type, or lacks a field, or one is of another type.
+    """
+    if not isinstance(document, dict):
+        raise StorageError(f"{uri} holds {_kind(document)}, expected an object: {RESTORE}")
+    for name, types in expected.items():
+        if name not in document:
+            raise StorageError(f"{uri} has no field {name!r}: {RESTORE}")
+        value = document[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and types is int):
+            known = types if isinstance(types, tuple) else (types,)
+            wanted = " or ".join(JSON_TYPES[kind] for kind in known)
+            raise StorageError(f"{uri}: {name!r} is {_kind(value)}, expected {wanted}: {RESTORE}")
+    return document
+
+
+def _kind(value: Any) -> str:
+    return JSON_TYPES[type(value)]
 
 
 def to_json(document: Any) -> bytes:

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from shardlens.pipeline.annotations.assembly import Assembled
-from shardlens.pipeline.ingest import publish
+from shardlens.pipeline.ingest import write_version
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, prepare
 from shardlens.pipeline.query import query
 from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.datasets import advance
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import ShardParts
 from tests.benchmarks.alone import alone, peak
@@ -48,7 +49,7 @@ def dataset(warehouse: str, images: int) -> None:
     content = Assembled(table, tables.ANNOTATIONS.empty_table(), tables.CATEGORIES.empty_table())
     place = Warehouse(warehouse)
     place.create()
-    publish(place, "many", content, [])
+    advance(place, "many", None, write_version(place, "many", content, []))
 
 
 def asked(warehouse: str, images: int, shards: int) -> PredictConfig:

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from shardlens.pipeline import masks
 from shardlens.pipeline.annotations.assembly import Assembled
-from shardlens.pipeline.ingest import publish
+from shardlens.pipeline.ingest import write_version
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, prepare
 from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.datasets import advance
 from shardlens.pipeline.warehouse.layout import Warehouse
 
 MODEL = "tests.benchmarks.models:NOTHING"
@@ -90,7 +91,7 @@ def make(warehouse: str, task: str, images: int, objects: int, found: int) -> No
         table(tables.ANNOTATIONS, rows, objects),
         table(tables.CATEGORIES, categories, CATEGORIES),
     )
-    publish(place, "synthetic", content, [])
+    advance(place, "synthetic", None, write_version(place, "synthetic", content, []))
     network = NetworkConfig(model=MODEL, weights="random")
     job = prepare(
         PredictConfig("synthetic", network=network, run="r", shard_size=64, precision="fp32", warehouse=warehouse)

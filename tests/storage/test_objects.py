@@ -208,3 +208,29 @@ def test_a_store_that_stays_down_is_an_explained_error(monkeypatch: pytest.Monke
             storage.read("s3://bucket/x")
     finally:
         storage.forget_connections()
+
+
+def test_swap_compares_first(root: str) -> None:
+    uri = storage.join(root, "pointer")
+    assert storage.swap(uri, None, b"1") is True
+    assert storage.swap(uri, None, b"2") is False
+    assert storage.swap(uri, b"0", b"2") is False
+    assert storage.swap(uri, b"1", b"2") is True
+    assert storage.read(uri) == b"2"
+    assert storage.swap(storage.join(root, "missing"), b"1", b"2") is False
+    assert storage.children(root) == ["pointer"]
+
+
+def test_no_swap_of_many_is_lost(root: str) -> None:
+    uri = storage.join(root, "counter")
+    storage.publish(uri, b"0")
+
+    def add(_: int) -> None:
+        while True:
+            before = storage.read(uri)
+            if storage.swap(uri, before, str(int(before) + 1).encode()):
+                return
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(add, range(30)))
+    assert storage.read(uri) == b"30"

@@ -1,0 +1,79 @@
+"""What lies below a folder or prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from shardlens.pipeline.errors import BucketNotFoundError, LocationNotFoundError
+from shardlens.pipeline.storage import local
+from shardlens.pipeline.storage.objects import filesystem, retried
+from shardlens.pipeline.storage.uris import is_local
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object below a prefix."""
+
+    uri: str
+    name: str
+    """Its path relative to the prefix."""
+    size: int
+
+
+def size(uri: str) -> int:
+    """Bytes of an object."""
+    fs, path = filesystem(uri)
+    return int(retried(uri, lambda: fs.info(path))["size"])
+
+
+def exists(uri: str) -> bool:
+    """Whether an object (or a folder, or something below the prefix) is there."""
+    fs, path = filesystem(uri)
+    try:
+        retried(uri, lambda: fs.info(path))
+    except LocationNotFoundError:
+        return False
+    return True
+
+
+def children(uri: str) -> list[str]:
+    """Names directly below a folder or prefix, sorted; folders end in a slash. None are below what is not there.
+
+    Raises:
+        BucketNotFoundError: the bucket itself is not there.
+    """
+    fs, path = filesystem(uri)
+    try:
+        found = retried(uri, lambda: fs.ls(path, detail=True))
+    except BucketNotFoundError:
+        raise
+    except LocationNotFoundError:
+        return []
+    marker = f"{path.rstrip('/')}/"  # an empty object that stores and their consoles keep for an empty folder
+    below = [entry for entry in found if entry["name"] != marker]
+    entries = [(PurePosixPath(str(entry["name"])).name, entry["type"] == "directory") for entry in below]
+    visible = [(name, folder) for name, folder in entries if not name.startswith(local.UNFINISHED)]
+    return sorted(f"{name}/" if folder else name for name, folder in visible)
+
+
+def walk(uri: str) -> list[Entry]:
+    """Every object below a folder or prefix, sorted by its relative name; none are below what is not there."""
+    fs, path = filesystem(uri)
+    try:
+        found: dict[str, dict[str, Any]] = retried(uri, lambda: fs.find(path, detail=True))
+    except LocationNotFoundError:
+        return []
+    prefix = path.rstrip("/") + "/"
+    names = ((name[len(prefix) :], int(info["size"])) for name, info in found.items() if name.startswith(prefix))
+    entries = [Entry(f"{uri.rstrip('/')}/{name}", name, length) for name, length in names if name]
+    return sorted(
+        (e for e in entries if not PurePosixPath(e.name).name.startswith(local.UNFINISHED)), key=lambda e: e.name
+    )
+
+
+def tidy(uri: str) -> None:
+    """Remove what processes that died left unfinished in a local folder; other stores show no unfinished objects."""
+    if is_local(uri):
+        local.tidy(uri)
