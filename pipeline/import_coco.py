@@ -1,4 +1,4 @@
-"""COCO results made elsewhere become a committed run, with the tables of a prediction: all else works on them alike.
+"""Import COCO results made elsewhere as a committed run, with the same tables as a prediction.
 
 Format: https://cocodataset.org/#format-results
 """
@@ -6,7 +6,7 @@ Format: https://cocodataset.org/#format-results
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Literal, get_args
 
@@ -24,12 +24,12 @@ from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
 from shardlens.pipeline.warehouse.runs import RunRecord, ShardParts
 
-Task = Literal["auto", "detection", "instance", "semantic"]
+Task = Literal["auto", "detection", "instance", "semantic", "panoptic"]
 
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """What to take in, and as which run."""
+    """What to import, and as which run."""
 
     dataset: str
     """Name of an ingested dataset."""
@@ -39,9 +39,9 @@ class ImportConfig:
     run: str
     """Name of the run that they become."""
     task: Task = "auto"
-    """What the results are: detection, instance, semantic; auto = instance if there is a mask, else detection."""
+    """What the results are. auto: masks are regions where the dataset annotates their category as regions alone."""
     split: str | None = None
-    """The split that was predicted; None = all images."""
+    """The split that was predicted; default: all images."""
     shard_size: int = 512
     """Images in a part."""
     warehouse: WarehouseRoot = "./warehouse"
@@ -55,7 +55,7 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came of an import."""
+    """What an import wrote."""
 
     run: str
     dataset: str
@@ -68,6 +68,8 @@ class ImportReport:
     """Images for which the file has no result."""
     uri: str
     """Folder of the prediction parts."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the predictions should know, a sentence each."""
 
 
 def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) -> ImportReport:
@@ -82,7 +84,8 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     shards = plan(dataset.images, config.shard_size, config.split)
     where = storage.normalize(config.predictions)
     data = storage.read(where)
-    scope = Scope(where, shards.images, dataset.categories, config.split, config.task == "semantic")
+    stuff = _stuff(dataset) if config.task in {"auto", "panoptic"} else frozenset()
+    scope = Scope(where, shards.images, dataset.categories, config.split, config.task == "semantic", stuff)
     rows = _ranked(read(data, scope))
     task = config.task if config.task != "auto" else _task(rows)
     settings = {
@@ -97,11 +100,20 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     record = runs.begin(RunRecord(warehouse, config.run, dataset.name, dataset.version, settings, len(shards), origin))
     if record.commit is None:
         runs.commit(record, _published(record, shards, rows, progress), {})
-    return _report(record, task, shards.images, rows)
+    return _report(record, task, shards.images, rows, scope)
+
+
+def _stuff(dataset: Dataset) -> frozenset[int]:
+    """Categories that the dataset annotates as regions and never as objects."""
+    kinds = dataset.annotations.group_by("category_id").aggregate([("kind", "distinct")]).to_pylist()
+    return frozenset(row["category_id"] for row in kinds if row["kind_distinct"] == ["region"])
 
 
 def _task(rows: pa.Table) -> str:
-    return "instance" if pc.any(pc.equal(rows["kind"], "instance")).as_py() else "detection"
+    kinds = set(rows["kind"].unique().to_pylist())
+    if {"region", "instance"} <= kinds:
+        return "panoptic"
+    return "semantic" if "region" in kinds else "instance" if "instance" in kinds else "detection"
 
 
 def _ranked(rows: pa.Table) -> pa.Table:
@@ -132,7 +144,7 @@ def _published(record: RunRecord, shards: Plan, rows: pa.Table, progress: Progre
     return parts
 
 
-def _report(record: RunRecord, task: str, images: pa.Table, rows: pa.Table) -> ImportReport:
+def _report(record: RunRecord, task: str, images: pa.Table, rows: pa.Table, scope: Scope) -> ImportReport:
     return ImportReport(
         run=record.name,
         dataset=record.dataset,
@@ -142,4 +154,18 @@ def _report(record: RunRecord, task: str, images: pa.Table, rows: pa.Table) -> I
         predictions=rows.num_rows,
         empty_images=images.num_rows - pc.count_distinct(rows["image_id"]).as_py(),
         uri=record.warehouse.predictions(record.dataset, record.name),
+        notes=tuple(_notes(scope)),
     )
+
+
+def _notes(scope: Scope) -> Iterator[str]:
+    unknown = scope.unknown_categories
+    if unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common(8))
+        more = ", ..." if len(unknown) > 8 else ""
+        yield (
+            f"{unknown.total()} predictions are of {len(unknown)} categories that the dataset does not have: {names}{more}; "
+            "they are kept without a category id and not scored"
+        )
+    if scope.bad_polygons:
+        yield f"{scope.bad_polygons} polygons cannot be drawn and were left out of their masks"

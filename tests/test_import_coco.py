@@ -8,6 +8,7 @@ import pytest
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, DatasetError, RunError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.base import Progress
 from shardlens.pipeline.export_coco import export_coco
 from shardlens.pipeline.import_coco import ImportConfig, import_coco
@@ -15,6 +16,7 @@ from shardlens.pipeline.query import query
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
 from tests import small_warehouse as small
+from tests.annotations.tiny import Here
 from tests.conftest import Bucket
 
 RLE = {"size": [40, 60], "counts": small.blob(5, 6, 10, 4).counts}
@@ -84,6 +86,49 @@ def test_regions_come_back_as_regions(wh: str, tmp_path: Path) -> None:
     assert query(wh, "SELECT task FROM runs").to_pydict() == {"task": ["semantic"]}
 
 
+def annotate(wh: str, *kinds: tuple[int, str]) -> None:
+    """Make the annotations of the dataset masks of these categories and kinds, all of the image 1."""
+    drawn = {"size": [40, 60], "counts": RLE["counts"]}
+    plain = {"image_id": 1, "iscrowd": False, "ignore": False, "flags": [], "segmentation": drawn, "area": 40.0}
+    made = [
+        {**plain, "annotation_id": i, "category_id": number, "category": small.CATEGORIES[number], "kind": kind}
+        for i, (number, kind) in enumerate(kinds)
+    ]
+    place = storage.join(Warehouse(wh).dataset("shapes", "v2"), "annotations.parquet")
+    storage.publish(place, tables.to_bytes(tables.from_rows(made, tables.ANNOTATIONS)))
+
+
+def test_masks_of_what_is_annotated_as_regions_are_regions(wh: str) -> None:
+    annotate(wh, (1, "region"), (3, "region"))
+    masks = [{"image_id": 1, "category_id": n, "segmentation": RLE, "score": 0.5} for n in (1, 3)]
+    assert import_coco(config(wh, masks)).task == "semantic"
+    assert query(wh, "SELECT DISTINCT kind FROM predictions").to_pydict() == {"kind": ["region"]}
+
+
+def test_masks_of_things_and_stuff_are_panoptic(wh: str) -> None:
+    annotate(wh, (1, "region"), (3, "instance"))
+    masks = [{"image_id": 1, "category_id": n, "segmentation": RLE, "score": 0.5} for n in (1, 3)]
+    assert import_coco(config(wh, masks)).task == "panoptic"
+    assert query(wh, "SELECT kind FROM predictions ORDER BY category_id").to_pydict() == {
+        "kind": ["region", "instance"]
+    }
+    score = evaluate(EvaluateConfig("theirs", warehouse=wh), Here())
+    assert score.tasks == ("segm", "semantic", "panoptic")
+
+
+def test_categories_that_the_dataset_lacks_are_kept_with_a_note(wh: str) -> None:
+    report = import_coco(config(wh, [entry(1, 0.5), entry(1, 0.4, category_id=80), entry(2, 0.4, category_id=80)]))
+    assert report.notes == (
+        "2 predictions are of 1 categories that the dataset does not have: 80 (2); "
+        "they are kept without a category id and not scored",
+    )
+    assert query(wh, "SELECT category_id, category FROM predictions ORDER BY rank, image_id").to_pylist() == [
+        {"category_id": 1, "category": "circle"},
+        {"category_id": None, "category": "80"},
+        {"category_id": None, "category": "80"},
+    ]
+
+
 def test_the_same_file_again_changes_nothing_and_another_is_refused(wh: str) -> None:
     first = import_coco(config(wh, [entry(1, 0.5)]))
     before = small.committed_json(runs.open_committed(Warehouse(wh), "theirs"))
@@ -121,7 +166,9 @@ def test_an_unknown_dataset_task_and_split(wh: str) -> None:
         import_coco(ImportConfig("shape", predictions="/nothing.json", run="a", warehouse=wh))
     with pytest.raises(ConfigError, match="split 'val'"):
         import_coco(config(wh, [], split="val"))
-    with pytest.raises(ConfigError, match="task 'boxes': expected one of auto, detection, instance, semantic"):
+    with pytest.raises(
+        ConfigError, match="task 'boxes': expected one of auto, detection, instance, semantic, panoptic"
+    ):
         config(wh, [], task="boxes")
     with pytest.raises(ConfigError, match="cannot be used as a name"):
         config(wh, [], run="a b")

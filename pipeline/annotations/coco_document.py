@@ -5,17 +5,16 @@ Format: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.json_values import are_numbers, brief, integer, is_number, required, side
 from shardlens.pipeline.annotations.source import RowBuffer, annotation_row, bbox_struct
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
 
 SECTIONS = ("images", "annotations", "categories")
-INT64 = 1 << 63
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Document:
             raise DatasetError(f"{spot}: file_name is {brief(name)}, expected text")
         self.file_names.append(name)
         self.image_ids.append(integer(item, "id", spot))
-        self.sizes.append((_side(item.get("width")), _side(item.get("height"))))
+        self.sizes.append((side(item.get("width")), side(item.get("height"))))
 
     def _annotation(self, item: dict[str, Any], spot: str) -> None:
         self.annotations.add(_row(item, spot))
@@ -80,40 +79,6 @@ class Document:
             raise DatasetError(f"{self.where}: 'images' is an empty list, expected one image or more")
 
 
-def brief(value: object) -> str:
-    """Type and beginning of a value, for a message."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def required(item: Mapping[str, Any], key: str, spot: str) -> Any:
-    """The value of a key that must be there; `spot` says where for the `DatasetError`."""
-    if key not in item:
-        raise DatasetError(f"{spot} has no key {key!r}; its keys are {', '.join(map(str, item)) or 'none'}")
-    return item[key]
-
-
-def integer(item: Mapping[str, Any], key: str, spot: str) -> int:
-    """The whole number of a key, else a `DatasetError`."""
-    value = required(item, key, spot)
-    if isinstance(value, bool) or not isinstance(value, int) or not -INT64 <= value < INT64:
-        raise DatasetError(f"{spot}: {key} is {brief(value)}, expected a whole number")
-    return value
-
-
-def _side(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 < value < 1 << 31 else None
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is a JSON number that a float64 can hold."""
-    return type(value) is float or (type(value) is int and abs(value) < INT64)
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    return set(map(type, values)) == {float} or all(map(is_number, values))
-
-
 def _row(item: dict[str, Any], spot: str) -> dict[str, Any]:
     """Make one annotation a row; what is wrong with its box or mask becomes a flag."""
     flags: list[str] = []
@@ -122,7 +87,7 @@ def _row(item: dict[str, Any], spot: str) -> dict[str, Any]:
     if segmentation:
         kind = "instance"
         try:
-            polygons, rle = segmentation_of(segmentation)
+            polygons, rle, _ = segmentation_of(segmentation)
         except DatasetError:
             flags.append("bad-mask")
     area = item.get("area")
@@ -141,16 +106,25 @@ def _row(item: dict[str, Any], spot: str) -> dict[str, Any]:
     )
 
 
-def segmentation_of(found: Any) -> tuple[list[list[float]] | None, masks.Rle | None]:
-    """Return polygons or an RLE; which of them a file may hold is told by its form."""
+def segmentation_of(found: Any) -> tuple[list[list[float]] | None, masks.Rle | None, int]:
+    """Read a segmentation, whose form says what it is.
+
+    Returns:
+        Polygons or an RLE, and how many other things were among the polygons.
+
+    Raises:
+        DatasetError: it is neither.
+    """
     if isinstance(found, list):
-        if not all(isinstance(polygon, list) and _are_numbers(polygon) for polygon in found):
+        polygons = [polygon for polygon in found if isinstance(polygon, list) and are_numbers(polygon)]
+        if not polygons:
             raise DatasetError(f"segmentation is {brief(found)}, expected lists of numbers")
-        return found, None
+        return polygons, None, len(found) - len(polygons)
     size, counts = (found.get("size"), found.get("counts")) if isinstance(found, dict) else (None, None)
-    if not (isinstance(size, list) and len(size) == 2 and all(map(_side, size)) and isinstance(counts, list | str)):
+    sides = [side(value) for value in size] if isinstance(size, list) and len(size) == 2 else []
+    if not (len(sides) == 2 and sides[0] and sides[1] and isinstance(counts, list | str)):
         raise DatasetError(f"segmentation is {brief(found)}, expected polygons or size and counts")
-    return None, masks.from_counts(counts, size[0], size[1])
+    return None, masks.from_counts(counts, sides[0], sides[1]), 0
 
 
 def _bbox(

@@ -1,4 +1,4 @@
-"""Reading a large JSON object item by item: its lists never stand in memory whole, and errors name line and column."""
+"""Reading a large JSON object item by item: its lists are never all in memory, and errors name line and column."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from shardlens.pipeline.errors import DatasetError
 
 SPACE = re.compile(r"[ \t\n\r]*")
 DECODER = JSONDecoder()
+DIGITS = 4000
+"""Digits of the longest whole number that Python converts without complaint; a longer one is infinite here."""
+LONG = JSONDecoder(parse_int=lambda text: int(text) if len(text) <= DIGITS else float(text))
 
 
 def text_of(data: bytes, where: str) -> str:
@@ -27,7 +30,7 @@ def text_of(data: bytes, where: str) -> str:
             "(is it compressed, or another file?)"
         ) from None
     if not text.strip():
-        raise DatasetError(f"{where} is empty: expected a JSON object; see that it was downloaded whole")
+        raise DatasetError(f"{where} is empty: expected a JSON object; check that it was downloaded completely")
     return text
 
 
@@ -71,7 +74,7 @@ def elements(text: str, where: str) -> Iterator[tuple[int, Any]]:
 def _explained(error: JSONDecodeError, text: str, where: str) -> DatasetError:
     return DatasetError(
         f"{where}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); "
-        f"the file has {len(text)} characters: see that it was written or downloaded whole"
+        f"the file has {len(text)} characters: check that it was written or downloaded completely"
     )
 
 
@@ -103,7 +106,14 @@ class _Reader:
     def value(self) -> Any:
         """Read one value."""
         self.peek()
-        value, self.at = DECODER.raw_decode(self.text, self.at)
+        try:
+            value, self.at = DECODER.raw_decode(self.text, self.at)
+        except JSONDecodeError:
+            raise
+        except ValueError:  # a number of too many digits; this decoder is slower
+            value, self.at = LONG.raw_decode(self.text, self.at)
+        except RecursionError:
+            raise JSONDecodeError("nested too deep", self.text, self.at) from None
         return value
 
     def object(self) -> Iterator[tuple[str, int | None, Any]]:

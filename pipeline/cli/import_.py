@@ -9,8 +9,9 @@ from shardlens.pipeline.import_coco import ImportConfig, import_coco
 
 
 def import_(config: Annotated[ImportConfig, Flat], *, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008
-    """Take COCO results made elsewhere in as a committed run, to evaluate and query them like any other."""
+    """Import COCO results made elsewhere as a committed run, to evaluate and query it like any other."""
     with progress_bars() as progress:
         report = import_coco(config, progress)
     said = f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
-    print_result(report, output, [said, f"  {report.empty_images} images have none; {report.uri}"])
+    notes = [f"  {note}" for note in report.notes]
+    print_result(report, output, [said, f"  {report.empty_images} images have none; {report.uri}", *notes])

@@ -19,6 +19,8 @@ from shardlens.pipeline.errors import DatasetError, ImageError
 
 POLYGON_LIMIT = float(1 << 17)
 """Coordinates beyond this are taken for damage: the codec's memory grows with them."""
+RUN_LIMIT = 1 << 40
+"""Pixels of the longest run that is accepted, so that no sum of runs overflows."""
 PASTE_LIMIT = 1 << 27
 """Pixels of the largest box that a mask is stretched to."""
 BAND = 64
@@ -51,6 +53,19 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     return _take(codec.merge(parts))
 
 
+def drawable(polygons: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Those of `polygons` that `from_polygons` can draw."""
+    return [polygon for polygon in polygons if _is_drawable(polygon)]
+
+
+def _is_drawable(polygon: Sequence[float]) -> bool:
+    try:
+        _check_polygon(polygon)
+    except DatasetError:
+        return False
+    return True
+
+
 def _check_polygon(polygon: Sequence[float]) -> None:
     if len(polygon) < 6 or len(polygon) % 2:
         raise DatasetError(f"a polygon of {len(polygon)} numbers: expected x, y of three points or more")
@@ -74,7 +89,7 @@ def from_counts(counts: Sequence[int] | str | bytes, height: int, width: int) ->
         lengths = _expand(text)
     else:
         text, lengths = None, _whole_numbers(counts)
-    total = int(lengths.sum())
+    total = int(lengths.sum(dtype=np.float64))  # of so many damaged runs that int64 would overflow, too
     if total != height * width or (lengths < 0).any():
         raise DatasetError(
             f"RLE counts of {total} pixels in {len(lengths)} runs (shortest {lengths.min(initial=0)}): "
@@ -84,10 +99,9 @@ def from_counts(counts: Sequence[int] | str | bytes, height: int, width: int) ->
 
 
 def _whole_numbers(counts: Sequence[int]) -> Ints:
-    numbers = np.asarray(counts)
-    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+    if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and abs(n) <= RUN_LIMIT for n in counts):
         raise DatasetError(f"RLE counts {str(counts)[:60]}: expected a list of whole numbers, or compressed text")
-    return numbers.astype(np.int64)
+    return np.asarray(counts, dtype=np.int64)
 
 
 def _expand(text: str) -> Ints:

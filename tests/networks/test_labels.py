@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardlens.pipeline.errors import ConfigError
-from shardlens.pipeline.networks.labels import match, spelling
+from shardlens.pipeline.networks.labels import by_name, match, spelling
 from shardlens.pipeline.warehouse import tables
 
 
@@ -40,3 +40,36 @@ def test_no_match_at_all_is_an_error() -> None:
 @pytest.mark.parametrize("name", ["dining table", "diningtable", "Dining_Table"])
 def test_spelling_is_one(name: str) -> None:
     assert spelling(name) == "dining table"
+
+
+def ids(names: tuple[str, ...], *known: str) -> list[int | None]:
+    return [hit and hit.category_id for hit in by_name(names, categories(*known), "label")]
+
+
+def test_a_name_written_the_same_comes_first() -> None:
+    assert ids(("couch", "sofa"), "sofa", "couch") == [11, 10]
+    assert ids(("rbc", "RBC"), "RBC", "rbc") == [11, 10]
+    assert ids(("sofa", "Couch"), "sofa", "couch") == [10, 11]
+
+
+def test_a_category_that_is_named_exactly_is_no_other_names() -> None:
+    assert ids(("RBC", "rbc"), "rbc") == [None, 10]
+    assert ids(("sofa", "couch"), "couch", "dog") == [None, 10]
+
+
+def test_a_name_that_could_be_two_categories_is_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the label 'Rbc' could be any of the categories 10 'RBC', 11 'rbc': write one"
+    ):
+        ids(("Rbc",), "RBC", "rbc")
+    with pytest.raises(
+        ConfigError, match=r"'cat' could be any of the categories 10 'cat', 11 'cat': give the categories"
+    ):
+        ids(("cat", "dog"), "cat", "cat", "dog")
+    with pytest.raises(ConfigError, match=r"the labels 'Cat' and 'CAT' could both be the category 10 'cat'"):
+        ids(("Cat", "CAT"), "cat")
+
+
+def test_labels_of_one_name_are_the_categories_of_that_name_in_order() -> None:
+    assert ids(("cat", "dog", "cat"), "cat", "cat", "dog") == [10, 12, 11]
+    assert ids(("crane", "crane"), "crane") == [10, 10]
