@@ -19,12 +19,12 @@ import pyarrow.compute as pc
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError, RunError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
-from shardlens.pipeline.metrics.collect import Partial, collect, outcomes
-from shardlens.pipeline.metrics.deal import Deal, deal
-from shardlens.pipeline.metrics.engines import find_engine
 from shardlens.pipeline.metrics.objects import Ints
+from shardlens.pipeline.metrics.partial_store import Partial, collect, outcomes
+from shardlens.pipeline.metrics.rules import EngineName, Rules
 from shardlens.pipeline.metrics.stage import EvaluateStage
-from shardlens.pipeline.metrics.tasks import EXPECTED, Score, merge, scorable
+from shardlens.pipeline.metrics.tasks import OBJECTS, SCORED_BY, Score, merge, scorable
+from shardlens.pipeline.metrics.truth_by_shard import ShardedTruth, split_truth
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
@@ -38,7 +38,7 @@ class EvaluateConfig:
     run: str
     """Name of a committed run."""
     _: KW_ONLY
-    engine: str = "hotcoco"
+    engine: EngineName = "hotcoco"
     """What computes COCO's AP and AR: hotcoco, or pycocotools, the slow reference; both give the same bits."""
     unannotated: bool = False
     """Also score the images whose annotations are missing or unreadable, as images without objects."""
@@ -47,7 +47,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_name(self.run, "run")
-        find_engine(self.engine)
+        _ = self.rules
+
+    @property
+    def rules(self) -> Rules:
+        """How the run is scored."""
+        return Rules(self.engine)
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,10 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     """
     record = runs.open_committed(Warehouse(config.warehouse), config.run)
     dataset = Dataset.open(record.warehouse, record.dataset, record.dataset_version)
-    stage = EvaluateStage(_tasks(record, dataset), config.engine)
+    stage = EvaluateStage(_tasks(record, dataset), config.rules)
     category_ids, names = (dataset.categories.sort_by("category_id")[key] for key in ("category_id", "name"))
     images = _Images.of(record, dataset.images if config.unannotated else annotated(dataset.images))
-    truth = deal(images.shards, dataset.images, dataset.annotations, category_ids.to_numpy())
+    truth = split_truth(images.shards, dataset.images, dataset.annotations, category_ids.to_numpy())
     parts = collect(record, stage, truth, executor, progress)
     scores = _scores(record, stage, parts, len(names))
     named = list(zip(category_ids.to_pylist(), names.to_pylist(), strict=True))
@@ -152,7 +157,7 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
             f"{where} has no annotations, so that run {record.name!r} cannot be scored: "
             f"take it in again with 'shardlens ingest {dataset.name} ... --annotations URI' and predict again"
         )
-    wanted = _expected(record) or ("bbox", "segm")
+    wanted = _expected(record) or OBJECTS
     tasks = scorable(wanted, truth)
     if not tasks:
         kinds = {kind["values"]: kind["counts"] for kind in truth["kind"].value_counts().to_pylist()}
@@ -166,7 +171,7 @@ def _tasks(record: RunRecord, dataset: Dataset) -> tuple[str, ...]:
 
 def _expected(record: RunRecord) -> tuple[str, ...]:
     """What the run's model is scored by; of a semantic one also the objects that its connected parts were taken for."""
-    tasks = EXPECTED.get(str(record.settings.get("task")), ())
+    tasks = SCORED_BY.get(str(record.settings.get("task")), ())
     objects = (record.settings.get("post_processing") or {}).get("components")
     return (*tasks, "segm") if objects else tasks
 
@@ -178,11 +183,11 @@ def _scores(record: RunRecord, stage: EvaluateStage, parts: Sequence[Partial], c
     scores: dict[str, Score] = {}
     for task in stage.tasks:
         if predicted[task] or task in expected:
-            scores[task] = merge(task, parts, categories, stage.engine)
+            scores[task] = merge(task, parts, categories, stage.rules)
     return scores
 
 
-def _notes(record: RunRecord, truth: Deal, parts: Sequence[Partial], images: _Images) -> tuple[str, ...]:
+def _notes(record: RunRecord, truth: ShardedTruth, parts: Sequence[Partial], images: _Images) -> tuple[str, ...]:
     unnamed = sum(int(part["predictions"]["unnamed"]) for part in parts)
     notes = {
         f"{images.left_out} images of the run were not scored, because their annotations are missing or unreadable: ingest "

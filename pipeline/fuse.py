@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from cyclopts import Parameter
 
 from shardlens.models.boxes.fusion import Found, weighted_box_fusion
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, RunError
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
@@ -107,8 +108,8 @@ def fuse(config: FuseConfig, progress: ProgressListener = no_progress) -> FuseRe
 
 
 def _check_alike(first: RunRecord, other: RunRecord) -> None:
-    task = other.settings.get("task")
-    if task in {"semantic", "panoptic"}:
+    task = str(other.settings.get("task"))
+    if task in MODEL_TASKS and MODEL_TASKS[task].label_map:
         raise RunError(f"run {other.name!r} holds the regions of a {task} model: only boxes can be fused")
     there, here = ((r.dataset, r.dataset_version, r.settings.get("split")) for r in (first, other))
     if there != here:

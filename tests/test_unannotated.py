@@ -11,7 +11,7 @@ from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation, evaluate
 from shardlens.pipeline.import_coco import ImportConfig, import_coco
-from shardlens.pipeline.metrics.collect import outcomes
+from shardlens.pipeline.metrics.partial_store import outcomes
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
 from shardlens.pipeline.training.job import prepare

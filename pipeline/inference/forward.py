@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shardlens.models.spec import InputRule, Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.images.decode import Decoded, Postponed, Windowed, ensure_decoded, open_windows
 from shardlens.pipeline.images.gpu_copy import Uploaded, UploadedImage, as_tensor, brought_back
 from shardlens.pipeline.images.prefetch import Prefetch
@@ -47,7 +48,7 @@ class Forward:
     """Tiles that go through the network at once on a GPU; on a CPU, which one of them fills, they would only take memory."""
 
     def __post_init__(self) -> None:
-        if self.task == "semantic":
+        if not MODEL_TASKS[self.task].objects:
             _ = self.segmenter  # says now what a network cannot take, not of every image
 
     def __call__(self, images: Sequence[Decoded | Postponed]) -> list[ImageRows]:
@@ -81,7 +82,7 @@ class Forward:
     def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded | Postponed) -> ImageRows:
         if isinstance(output, tuple):
             return from_semantic(output, image, self.inference.wanted)
-        if self.task == "panoptic":
+        if MODEL_TASKS[self.task].stuff:
             return from_panoptic(output, image)
         return from_detection(output, image, self.score_threshold)
 
@@ -90,14 +91,14 @@ class Forward:
 
     def _whole(self, images: Sequence[Decoded]) -> list[Output]:
         tensors = [self._tensor(image.there if isinstance(image, UploadedImage) else image.pixels) for image in images]
-        if self.task == "semantic":
+        if not MODEL_TASKS[self.task].objects:
             return list(decide_all(self.segmenter(tensors), self.inference.wanted.thresholds))
         return list(brought_back(self._outputs(tensors)))
 
     def _in_tiles(self, image: Windowed) -> ImageRows:
         stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.others))
         grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
-        if self.task != "semantic":
+        if MODEL_TASKS[self.task].objects:
             return merge(grid, list(self._tile_rows(grid, image)), image)
         canvas = Canvas(image.height, image.width)
         for window, probability in blend(grid, self._tile_maps(grid, image)):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from shardlens.models.options import nearest
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.postprocess import PostProcessing
@@ -137,9 +138,9 @@ def _scales(words: list[str]) -> Iterator[float]:
 
 def _check_task(config: InferenceConfig, network: Network) -> None:
     task = network.spec.task
-    if task == "semantic":
+    if not MODEL_TASKS[task].objects:
         return
-    if config.tile and task == "panoptic":
+    if config.tile and MODEL_TASKS[task].stuff:
         raise ConfigError(
             f"--tile is not for panoptic models such as {network.model}: segments of tiles are not united"
         )
@@ -172,7 +173,7 @@ def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, f
 
 def _member(uri: str, first: Network) -> Network:
     network = resolve(NetworkConfig(weights=normalize(uri)), own_code=first.model)
-    if network.spec.task != "semantic" or network.labels != first.labels:
+    if MODEL_TASKS[network.spec.task].objects or network.labels != first.labels:
         raise ConfigError(
             f"--ensemble {uri} is a {network.model} ({network.spec.task}) with the labels {', '.join(network.labels[:8])}; "
             f"expected a semantic model with those of the first one: {', '.join(first.labels[:8])}"

@@ -17,6 +17,7 @@ from torch import nn
 from shardlens.models.box_masks import keep_box_masks
 from shardlens.models.folding import fold_batch_norms
 from shardlens.models.spec import InputRule
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, ExecutionError, ImageError
 from shardlens.pipeline.executors.base import Clock
@@ -147,7 +148,8 @@ class Predictor:
     def _batches(self, images: Sequence[ImageRef], clock: Clock) -> Iterator[Batch | Failure]:
         """Decoded batches; on a GPU their pixels are on the way there."""
         tiled = self.stage.inference.tile > 0
-        reducible = not tiled and self.stage.network.spec.task in {"detection", "instance"}
+        gives = MODEL_TASKS[self.stage.network.spec.task]
+        reducible = not tiled and gives.objects and not gives.stuff
         decoding = Decoding(self.stage.policy, self.rule.resized if reducible else None, tiled, clock)
         loaded = load(images, decoding, max(2, self.stage.threads))
         for batch in batches(loaded, self.rule, self.stage.batch_size, self.stage.inference.tile):

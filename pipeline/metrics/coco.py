@@ -8,15 +8,24 @@ category with truth and no predictions scores 0. Protocol: https://cocodataset.o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shardlens.pipeline.metrics.engines import AREAS, MAX_DETS, RECALLS, THRESHOLDS, Accumulated, Engine
-from shardlens.pipeline.metrics.objects import Floats, Ints, Objects, Scope, Task, predicted_objects, truth_objects
+from shardlens.pipeline.metrics.engines import AREAS, ENGINES, RECALLS, THRESHOLDS, Accumulated, Match
+from shardlens.pipeline.metrics.objects import (
+    Floats,
+    Ints,
+    IouType,
+    Objects,
+    Scope,
+    predicted_objects,
+    truth_objects,
+)
+from shardlens.pipeline.metrics.rules import MAX_DETS, Rules
 
 CURVE_IOUS = (0.5, 0.75)
 AREA_NAMES = tuple(AREAS)
@@ -28,7 +37,7 @@ class Figure:
 
     name: str
     iou: float | None = None
-    """None = mean over 0.50:0.95."""
+    """None: the mean over 0.50:0.95."""
     area: str = "all"
     max_dets: int = 100
 
@@ -53,10 +62,18 @@ FIGURES = (
     Figure("ARlarge", area="large"),
 )
 """In the order of pycocotools' `stats`."""
+METRICS = tuple(figure.name for figure in FIGURES)
+
+
+def figures(limit: int) -> tuple[Figure, ...]:
+    """COCO's figures where `limit` predictions of an image and category count, not 100."""
+    last = MAX_DETS[-1]
+    renamed = (replace(f, name=f"AR{limit}") if f.name == f"AR{last}" else f for f in FIGURES)
+    return tuple(replace(f, max_dets=limit) if f.max_dets == last else f for f in renamed)
 
 
 def partial(
-    task: Task, scope: Scope, annotations: pa.Table, predictions: pa.Table, engine: Engine
+    iou_type: IouType, scope: Scope, annotations: pa.Table, predictions: pa.Table, rules: Rules
 ) -> dict[str, npt.NDArray[Any]]:
     """Match a shard's predictions to its truth.
 
@@ -68,9 +85,10 @@ def partial(
         state: what the engine accumulates, uint8; support: (K, A) objects to find by category and area; truth and
         found: how many objects took part.
     """
-    truth = truth_objects(annotations, task, scope)
-    found = predicted_objects(predictions, task, scope)
-    state = engine.match(task, scope.positions, len(scope.category_ids), truth, found)
+    truth = truth_objects(annotations, iou_type, scope)
+    found = predicted_objects(predictions, iou_type, scope)
+    about = Match(iou_type, len(scope.category_ids), rules.limits)
+    state = ENGINES[rules.engine].match(about, scope.positions, truth, found)
     return {
         "state": np.frombuffer(state, dtype=np.uint8),
         "support": _support(truth, len(scope.category_ids)),
@@ -87,25 +105,32 @@ def _support(truth: Objects, categories: int) -> Ints:
 
 @dataclass(frozen=True)
 class CocoScore:
-    """The score of a task over all shards."""
+    """The score over all shards."""
 
-    task: Task
+    task: IouType
     accumulated: Accumulated
     support: Ints
     """(K, A) objects to find."""
     truth: int
     found: int
+    limits: tuple[int, int, int] = MAX_DETS
+    """The three limits on predictions, as in `accumulated`."""
 
     @property
     def stats(self) -> list[float | None]:
-        """The twelve figures over all categories; None = undefined, where pycocotools has -1."""
-        return [self.value(figure) for figure in FIGURES]
+        """The twelve figures over all categories; None where it is undefined and pycocotools has -1."""
+        return [self.value(figure) for figure in self.figures]
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The twelve figures by the limits that count."""
+        return figures(self.limits[-1])
 
     def value(self, figure: Figure, category: int | None = None) -> float | None:
         """One figure, of one category (its index) or the mean over those that are defined."""
         chosen = slice(None) if category is None else slice(category, category + 1)
         ious = slice(None) if figure.iou is None else figure.iou == THRESHOLDS
-        area, limit = AREA_NAMES.index(figure.area), MAX_DETS.index(figure.max_dets)
+        area, limit = AREA_NAMES.index(figure.area), self.limits.index(figure.max_dets)
         if figure.is_recall:
             values = self.accumulated.recall[ious][:, chosen, area, limit]
         else:
@@ -118,7 +143,7 @@ class CocoScore:
         named: list[tuple[int | None, int | None, str | None]] = [(None, None, None)]
         named += [(index, *category) for index, category in enumerate(categories)]
         for index, category_id, name in named:
-            for figure in FIGURES:
+            for figure in self.figures:
                 support = self.support[:, AREA_NAMES.index(figure.area)]
                 yield {
                     "task": self.task,
@@ -133,12 +158,12 @@ class CocoScore:
                 }
 
     def curve(self, iou: float, category: int) -> tuple[Floats, Floats] | None:
-        """Precision at the 101 recalls (all areas, 100 predictions), and the score that reaches each; None = undefined.
+        """Precision at the 101 recalls (all areas, the last limit), and the score that reaches each; None if undefined.
 
         Both are (101,); where the recall is never reached, the precision is 0 and the score NaN.
         """
         at = int(np.flatnonzero(iou == THRESHOLDS)[0])
-        area, limit = AREA_NAMES.index("all"), MAX_DETS.index(100)
+        area, limit = AREA_NAMES.index("all"), -1
         precision = self.accumulated.precision[at, :, category, area, limit]
         if precision[0] < 0:
             return None
@@ -155,7 +180,9 @@ class CocoScore:
                     yield {**named, "recall": recall, "precision": float(p), "score": None if np.isnan(s) else float(s)}
 
 
-def merge(task: Task, partials: Sequence[Mapping[str, npt.NDArray[Any]]], categories: int, engine: Engine) -> CocoScore:
+def merge(
+    iou_type: IouType, partials: Sequence[Mapping[str, npt.NDArray[Any]]], categories: int, rules: Rules
+) -> CocoScore:
     """Score the partials of any number of shards, in any order.
 
     Args:
@@ -164,4 +191,5 @@ def merge(task: Task, partials: Sequence[Mapping[str, npt.NDArray[Any]]], catego
     states = [partial["state"].tobytes() for partial in partials]
     support = sum((partial["support"] for partial in partials), np.zeros((categories, len(AREAS)), np.int64))
     truth, found = (sum(int(partial[side]) for partial in partials) for side in ("truth", "found"))
-    return CocoScore(task, engine.accumulate(task, categories, states), support, truth, found)
+    accumulated = ENGINES[rules.engine].accumulate(Match(iou_type, categories, rules.limits), states)
+    return CocoScore(iou_type, accumulated, support, truth, found, rules.limits)

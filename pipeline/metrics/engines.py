@@ -19,9 +19,9 @@ import hotcoco
 import numpy as np
 from pycocotools.cocoeval import COCOeval, Params
 
-from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.metrics import partials
-from shardlens.pipeline.metrics.objects import Floats, Ints, Objects, Task
+from shardlens.pipeline.metrics.objects import Floats, Ints, IouType, Objects
+from shardlens.pipeline.metrics.rules import MAX_DETS, EngineName
 
 THRESHOLDS: Floats = np.asarray(Params("bbox").iouThrs)
 """IoU 0.50, 0.55, ..., 0.95, to the bit those of pycocotools."""
@@ -29,8 +29,6 @@ RECALLS: Floats = np.asarray(Params("bbox").recThrs)
 """Recall 0, 0.01, ..., 1."""
 AREAS = {"all": (0.0, 1e5**2), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}
 """Areas in pixels, both ends included."""
-MAX_DETS = (1, 10, 100)
-"""Predictions per image and category, best first, that count."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,17 @@ class Accumulated:
     """(T, R, K, A, M): the score at which the recall is reached."""
 
 
+@dataclass(frozen=True)
+class Match:
+    """What is matched."""
+
+    iou_type: IouType
+    categories: int
+    """How many there are."""
+    limits: tuple[int, int, int] = MAX_DETS
+    """Predictions of an image and category that count, the best first: the three limits of AR."""
+
+
 class Engine(Protocol):
     """Matching in two halves."""
 
@@ -53,11 +62,11 @@ class Engine(Protocol):
         """What it is called, with its version: states of one version are not read by another."""
         ...
 
-    def match(self, task: Task, images: Ints, categories: int, truth: Objects, found: Objects) -> bytes:
+    def match(self, about: Match, images: Ints, truth: Objects, found: Objects) -> bytes:
         """Match the objects of a shard; `images` are the positions of all its images, empty ones too."""
         ...
 
-    def accumulate(self, task: Task, categories: int, states: Sequence[bytes]) -> Accumulated:
+    def accumulate(self, about: Match, states: Sequence[bytes]) -> Accumulated:
         """Put the states of all shards, in any order, together."""
         ...
 
@@ -67,25 +76,27 @@ class Hotcoco:
 
     name = f"hotcoco-{version('hotcoco')}"
 
-    def match(self, task: Task, images: Ints, categories: int, truth: Objects, found: Objects) -> bytes:
+    def match(self, about: Match, images: Ints, truth: Objects, found: Objects) -> bytes:
         """See `Engine`."""
-        stream = _stream(task, categories)
+        stream = _stream(about)
         rows = np.column_stack([found.image, _measuring(found), found.score, found.category + 1])
         segmentation = {} if found.masks is None else {"segmentation": found.masks}
         stream.update([{"id": i} for i in images.tolist()], _dicts(truth), rows, **segmentation)
         return bytes(stream.to_bytes())
 
-    def accumulate(self, task: Task, categories: int, states: Sequence[bytes]) -> Accumulated:
+    def accumulate(self, about: Match, states: Sequence[bytes]) -> Accumulated:
         """See `Engine`."""
-        streams = [hotcoco.StreamingEval.from_bytes(state) for state in states] or [_stream(task, categories)]
+        streams = [hotcoco.StreamingEval.from_bytes(state) for state in states] or [_stream(about)]
         evaluation = hotcoco.StreamingEval.merge(streams).finalize()
         evaluation.accumulate()
         return _accumulated(evaluation.eval or {})
 
 
-def _stream(task: Task, categories: int) -> Any:
-    named = [{"id": k + 1, "name": str(k + 1)} for k in range(categories)]
-    return hotcoco.StreamingEval(named, task)
+def _stream(about: Match) -> Any:
+    named = [{"id": k + 1, "name": str(k + 1)} for k in range(about.categories)]
+    params = hotcoco.Params(about.iou_type)
+    params.max_dets = list(about.limits)
+    return hotcoco.StreamingEval(named, about.iou_type, params=params)
 
 
 def _measuring(found: Objects) -> Floats:
@@ -101,10 +112,10 @@ class Pycocotools:
 
     name = f"pycocotools-{version('pycocotools')}"
 
-    def match(self, task: Task, images: Ints, categories: int, truth: Objects, found: Objects) -> bytes:
+    def match(self, about: Match, images: Ints, truth: Objects, found: Objects) -> bytes:
         """See `Engine`."""
         # evaluate() is taken apart here: it prints, and wants a COCO object where two dicts do
-        evaluation = _evaluation(task, images.tolist(), categories)
+        evaluation = _evaluation(about, images.tolist())
         evaluation._gts, evaluation._dts = defaultdict(list), defaultdict(list)
         for row in _dicts(truth):
             evaluation._gts[row["image_id"], row["category_id"]].append({**row, "ignore": row["iscrowd"]})
@@ -114,26 +125,27 @@ class Pycocotools:
         evaluation.ious = {pair: evaluation.computeIoU(*pair) for pair in pairs}
         cells = [(i, k, a) for i, k in pairs for a in range(len(AREAS))]
         ranges = evaluation.params.areaRng
-        return _pack_cells(cells, [evaluation.evaluateImg(i, k, ranges[a], MAX_DETS[-1]) for i, k, a in cells])
+        return _pack_cells(cells, [evaluation.evaluateImg(i, k, ranges[a], about.limits[-1]) for i, k, a in cells])
 
-    def accumulate(self, task: Task, categories: int, states: Sequence[bytes]) -> Accumulated:
+    def accumulate(self, about: Match, states: Sequence[bytes]) -> Accumulated:
         """See `Engine`."""
         cells = {cell: result for state in states for cell, result in _unpack_cells(state)}
         images = sorted({image for image, _, _ in cells})
-        evaluation = _evaluation(task, images, categories)
+        evaluation = _evaluation(about, images)
         evaluation._paramsEval = evaluation.params
         evaluation.evalImgs = [
-            cells.get((i, k, a)) for k in range(1, categories + 1) for a in range(len(AREAS)) for i in images
+            cells.get((i, k, a)) for k in range(1, about.categories + 1) for a in range(len(AREAS)) for i in images
         ]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         return _accumulated(evaluation.eval)
 
 
-def _evaluation(task: Task, images: list[int], categories: int) -> Any:
-    evaluation = COCOeval(iouType=task)
+def _evaluation(about: Match, images: list[int]) -> Any:
+    evaluation = COCOeval(iouType=about.iou_type)
     evaluation.params.imgIds = images
-    evaluation.params.catIds = list(range(1, categories + 1))
+    evaluation.params.catIds = list(range(1, about.categories + 1))
+    evaluation.params.maxDets = list(about.limits)
     return evaluation
 
 
@@ -193,15 +205,4 @@ def _accumulated(arrays: Mapping[str, Any]) -> Accumulated:
     return Accumulated(*(np.asarray(arrays[name]) for name in ("precision", "recall", "scores")))
 
 
-ENGINES: dict[str, Engine] = {"hotcoco": Hotcoco(), "pycocotools": Pycocotools()}
-
-
-def find_engine(name: str) -> Engine:
-    """Return the engine of this name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in ENGINES:
-        raise ConfigError(f"there is no evaluation engine {name!r}: choose one of {', '.join(ENGINES)}")
-    return ENGINES[name]
+ENGINES: Mapping[EngineName, Engine] = {"hotcoco": Hotcoco(), "pycocotools": Pycocotools()}

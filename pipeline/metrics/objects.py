@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pycocotools import mask as codec
 
-Task = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm"]
+"""What an IoU is taken of, as pycocotools calls it."""
+KINDS: Mapping[IouType, frozenset[str]] = {"bbox": frozenset({"box", "instance"}), "segm": frozenset({"instance"})}
+"""Kinds of rows that are objects with a box, or with a mask."""
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -50,14 +54,14 @@ class Objects:
     crowd: npt.NDArray[np.bool_]
     """(N,) whether a truth stands for a group; False for predictions."""
     masks: list[dict[str, Any]] | None
-    """N masks in COCO's form ({"size", "counts"}), for the task segm."""
+    """N masks in COCO's form ({"size", "counts"}), for segm."""
 
     def __len__(self) -> int:
         return len(self.image)
 
 
-def truth_objects(annotations: pa.Table, task: Task, scope: Scope) -> Objects:
-    """Select the objects of the truth that the task scores.
+def truth_objects(annotations: pa.Table, iou_type: IouType, scope: Scope) -> Objects:
+    """Select the objects of the truth that take part.
 
     For bbox these are the rows of kind box or instance that have a box, for segm the instances that have a mask. A row
     without a known category is void and takes no part. A row with `ignore` that is no crowd gets an area outside every
@@ -67,8 +71,8 @@ def truth_objects(annotations: pa.Table, task: Task, scope: Scope) -> Objects:
     Args:
         annotations: rows of `tables.ANNOTATIONS` of the scope's images.
     """
-    rows = _select(annotations, task, scope)
-    found = _columns(rows, task, scope)
+    rows = _select(annotations, iou_type, scope)
+    found = _columns(rows, iou_type, scope)
     area = pc.fill_null(rows["area"], np.nan).to_numpy()
     area = np.where(np.isnan(area), _measured(found.boxes_xywh, found.masks), area)
     crowd = rows["iscrowd"].to_numpy()
@@ -76,23 +80,22 @@ def truth_objects(annotations: pa.Table, task: Task, scope: Scope) -> Objects:
     return Objects(**{**vars(found), "area": np.where(unscored, NOT_SCORED, area), "crowd": crowd})
 
 
-def predicted_objects(predictions: pa.Table, task: Task, scope: Scope) -> Objects:
-    """Select the predictions that the task scores; their area is that of the box (bbox) or of the mask (segm).
+def predicted_objects(predictions: pa.Table, iou_type: IouType, scope: Scope) -> Objects:
+    """Select the predictions that take part; their area is that of the box (bbox) or of the mask (segm).
 
     Args:
         predictions: rows of `tables.PREDICTIONS` of the scope's images, best first in each image.
     """
-    rows = _select(predictions, task, scope)
-    found = _columns(rows, task, scope)
+    rows = _select(predictions, iou_type, scope)
+    found = _columns(rows, iou_type, scope)
     area = _measured(found.boxes_xywh, found.masks)
     return Objects(**{**vars(found), "area": area, "score": rows["score"].to_numpy()})
 
 
-def _select(table: pa.Table, task: Task, scope: Scope) -> pa.Table:
-    """Rows of the task, of the scope's images and categories, sorted by image."""
-    kinds = pa.array(["instance"] if task == "segm" else ["box", "instance"])
-    wanted = pc.is_in(table["kind"], value_set=kinds)
-    wanted = pc.and_(wanted, pc.is_valid(table["segmentation" if task == "segm" else "bbox"]))
+def _select(table: pa.Table, iou_type: IouType, scope: Scope) -> pa.Table:
+    """Rows with a box or a mask, of the scope's images and categories, sorted by image."""
+    wanted = pc.is_in(table["kind"], value_set=pa.array(sorted(KINDS[iou_type])))
+    wanted = pc.and_(wanted, pc.is_valid(table["segmentation" if iou_type == "segm" else "bbox"]))
     wanted = pc.and_(wanted, pc.is_in(table["category_id"], value_set=pa.array(scope.category_ids)))
     wanted = pc.and_(wanted, pc.is_in(table["image_id"], value_set=pa.array(scope.image_ids)))
     rows = table.filter(wanted)
@@ -102,11 +105,11 @@ def _select(table: pa.Table, task: Task, scope: Scope) -> pa.Table:
     return rows.combine_chunks()
 
 
-def _columns(rows: pa.Table, task: Task, scope: Scope) -> Objects:
+def _columns(rows: pa.Table, iou_type: IouType, scope: Scope) -> Objects:
     image = scope.positions[np.searchsorted(scope.image_ids, rows["image_id"].to_numpy())]
     category = np.searchsorted(scope.category_ids, rows["category_id"].to_numpy()).astype(np.int64)
     count = rows.num_rows
-    masks = _masks(rows["segmentation"]) if task == "segm" else None
+    masks = _masks(rows["segmentation"]) if iou_type == "segm" else None
     return Objects(image, category, _boxes(rows["bbox"]), np.zeros(count), np.ones(count), np.zeros(count, bool), masks)
 
 

@@ -22,10 +22,12 @@ from shardlens.pipeline import masks
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.masks.rle import Rle
 from shardlens.pipeline.metrics.objects import Floats, Ints, Scope
+from shardlens.pipeline.metrics.rules import Rules
 
 VOID = -1
 """The category of pixels that are not scored."""
 KINDS = pa.array(["region", "instance"])
+METRICS = ("PQ", "SQ", "RQ")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Segments:
     """(S,) whether it stands for a group of objects."""
 
 
-def partial(scope: Scope, annotations: pa.Table, predictions: pa.Table) -> dict[str, npt.NDArray[Any]]:
+def partial(
+    scope: Scope, annotations: pa.Table, predictions: pa.Table, rules: Rules | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Match the segments of a shard's images.
 
     Returns:
@@ -127,7 +131,9 @@ class PanopticScore:
         return iter(())
 
 
-def merge(partials: Iterable[Mapping[str, npt.NDArray[Any]]], categories: int) -> PanopticScore:
+def merge(
+    partials: Iterable[Mapping[str, npt.NDArray[Any]]], categories: int, rules: Rules | None = None
+) -> PanopticScore:
     """Score the partials of any number of shards, in any order."""
     names = ("iou", "matched", "missed", "false")
     parts = sorted((np.stack([part[name] for name in names]) for part in partials), key=lambda part: part.tobytes())

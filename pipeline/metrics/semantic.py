@@ -24,9 +24,11 @@ import pyarrow as pa
 from shardlens.pipeline.masks.rle import run_lengths
 from shardlens.pipeline.metrics.objects import Floats, Ints, Scope
 from shardlens.pipeline.metrics.regions import VOID, Region, predicted_regions, size_of, truth_regions
+from shardlens.pipeline.metrics.rules import Rules
 
 BACKGROUND = 0
-METRICS = ("Dice", "IoU", "accuracy")
+BY_CATEGORY = ("Dice", "IoU", "accuracy")
+METRICS = (*BY_CATEGORY, "pixel_accuracy")
 
 
 def confusion(truth: Iterable[Region], predicted: Iterable[Region], height: int, width: int, categories: int) -> Ints:
@@ -68,7 +70,9 @@ def _covered(cuts: Ints, edges: Sequence[Ints]) -> npt.NDArray[np.bool_]:
     return covered
 
 
-def partial(scope: Scope, annotations: pa.Table, predictions: pa.Table) -> dict[str, npt.NDArray[Any]]:
+def partial(
+    scope: Scope, annotations: pa.Table, predictions: pa.Table, rules: Rules | None = None
+) -> dict[str, npt.NDArray[Any]]:
     """Count the pixels of a shard's images.
 
     Args:
@@ -123,7 +127,7 @@ class SemanticScore:
         """Rows of `tables.METRICS` (run and dataset left to the caller); support = pixels of the truth."""
         pixels = self.confusion.sum(axis=1)
         whole = {"task": "semantic", "support": int(pixels[1:].sum())}
-        for metric in METRICS:
+        for metric in BY_CATEGORY:
             yield {**whole, "metric": metric, "value": self.mean(metric)}
         yield {**whole, "metric": "pixel_accuracy", "value": self.pixel_accuracy, "support": int(pixels.sum())}
         for metric, values in self.by_category.items():
@@ -137,7 +141,9 @@ class SemanticScore:
         return iter(())
 
 
-def merge(partials: Iterable[Mapping[str, npt.NDArray[Any]]], categories: int) -> SemanticScore:
+def merge(
+    partials: Iterable[Mapping[str, npt.NDArray[Any]]], categories: int, rules: Rules | None = None
+) -> SemanticScore:
     """Score the partials of any number of shards, in any order."""
     empty = np.zeros((categories + 1, categories + 1), dtype=np.int64)
     return SemanticScore(sum((partial["confusion"] for partial in partials), empty))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.metrics import coco, panoptic, partials, semantic
-from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics import partials
 from shardlens.pipeline.metrics.objects import Scope
+from shardlens.pipeline.metrics.rules import Rules
+from shardlens.pipeline.metrics.tasks import TASKS
 from shardlens.pipeline.warehouse import tables
 
-FOUND = ("image_id", "category_id", "kind", "score", "bbox", "segmentation")
+READ = ("image_id", "category_id", "kind", "score", "bbox", "segmentation")
 """Columns of the predictions that metrics read."""
 
 
@@ -37,7 +38,7 @@ class EvaluateStage:
     """Makes and stores a shard's partial."""
 
     tasks: tuple[str, ...]
-    engine: str
+    rules: Rules = field(default_factory=Rules)
 
     def setup(self) -> Callable[[ShardTruth], bytes]:
         """Return the function of a shard; there is no state."""
@@ -45,7 +46,8 @@ class EvaluateStage:
 
     def evaluate(self, work: ShardTruth) -> bytes:
         """Give the partial's bytes, after publishing them."""
-        wanted = [name for name in FOUND if name != "segmentation" or self.tasks != ("bbox",)]
+        masks = any(TASKS[task].masks for task in self.tasks)
+        wanted = [name for name in READ if name != "segmentation" or masks]
         predictions = tables.from_bytes(storage.read(work.predictions), wanted)
         with pa.ipc.open_stream(work.annotations) as reader:
             annotations = reader.read_all()
@@ -60,15 +62,6 @@ class EvaluateStage:
             annotations: rows of `tables.ANNOTATIONS`, those of the scope's images at least.
             predictions: rows of `tables.PREDICTIONS`, likewise, best first in each image.
         """
-        made = {task: self._partial(task, scope, annotations, predictions) for task in self.tasks}
+        made = {task: TASKS[task].partial(scope, annotations, predictions, self.rules) for task in self.tasks}
         unnamed = predictions["category_id"].null_count
         return partials.pack({**made, "predictions": {"unnamed": np.array(unnamed)}})
-
-    def _partial(self, task: str, scope: Scope, annotations: pa.Table, predictions: pa.Table) -> partials.Arrays:
-        if task == "semantic":
-            return semantic.partial(scope, annotations, predictions)
-        if task == "panoptic":
-            return panoptic.partial(scope, annotations, predictions)
-        return coco.partial(
-            "segm" if task == "segm" else "bbox", scope, annotations, predictions, find_engine(self.engine)
-        )

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.models.spec import ModelSpec, Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError, DatasetError
-from shardlens.pipeline.metrics.coco import FIGURES
-from shardlens.pipeline.metrics.semantic import METRICS
+from shardlens.pipeline.metrics.tasks import metric_names
 from shardlens.pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
 from shardlens.pipeline.training.truth import Truth, readable, select
 from shardlens.pipeline.warehouse.datasets import annotated
 
-WHAT_IS_LEARNED = {"detection": "box", "instance": "object's mask", "semantic": "mask", "panoptic": "mask"}
 VALIDATED_BY_DEFAULT = ("val", "test")
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
 """Settings that a network which is fitted in one pass has no use for."""
@@ -90,14 +89,7 @@ def choose_metric(config: TrainConfig, task: Task) -> str:
     Raises:
         ConfigError: there is no such metric of the model's task.
     """
-    coco = [figure.name for figure in FIGURES]
-    boxes = [f"bbox/{name}" for name in coco]
-    names = {
-        "detection": coco,
-        "instance": [*coco, *boxes],
-        "semantic": [*METRICS, "pixel_accuracy"],
-        "panoptic": ["PQ", "SQ", "RQ"],
-    }[task]
+    names = metric_names(task)
     metric = config.best_metric or names[0]
     if metric not in names:
         raise ConfigError(
@@ -122,7 +114,7 @@ def check_truth(truth: Truth, images: pa.Table, split: str | None, config: Train
     if aim == "validate on":
         remedy += ", name another split with --val-split, or turn validation off with --validate-every 0"
     raise DatasetError(
-        f"nothing to {aim}: {config.model} needs at least one {WHAT_IS_LEARNED[task]} of a category in "
+        f"nothing to {aim}: {config.model} needs at least one {MODEL_TASKS[task].needs} of a category in "
         f"{f'split {split!r}' if split else 'the images'} of {config.dataset} ({images.num_rows} images), which hold "
         f"{reasons}: {remedy}"
     )
@@ -134,7 +126,7 @@ def check_masks(truth: Truth, images: pa.Table, config: TrainConfig, task: Task)
     Raises:
         DatasetError: there are some; the message names the first.
     """
-    if task == "detection":
+    if not MODEL_TASKS[task].masks:
         return
     rows = truth.rows.filter(pc.is_valid(truth.rows["segmentation"])).combine_chunks()
     place = np.searchsorted(images["image_id"].to_numpy(), rows["image_id"].to_numpy())

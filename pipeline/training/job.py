@@ -18,6 +18,7 @@ from shardlens import models
 from shardlens.models.losses.segmentation import VOID
 from shardlens.models.options import Value, coerce
 from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
 from shardlens.pipeline.executors.base import Progress
@@ -176,7 +177,7 @@ def prepare(config: TrainConfig) -> TrainJob:
     left_out = dict(truth.left_out) | ({"images without a readable header": unreadable} if unreadable else {})
     left_out |= {"images without known annotations": unannotated} if unannotated else {}
     options, init = coerce(spec, read_options(spec, config.options)), _init_digest(config.init)
-    if spec.task == "panoptic":
+    if MODEL_TASKS[spec.task].stuff:
         stuff = stuff_labels(config.options.get("stuff"), truth.rows, labels, label_of)
         options = {**options, "stuff": ",".join(map(str, stuff))}
     validated = None if val_split is None else of_split(dataset.images, val_split)
@@ -220,12 +221,13 @@ def _check_model(config: TrainConfig, spec: ModelSpec) -> None:
     if not spec.trainable:
         known = ", ".join(sorted(name for name, other in models.MODELS.items() if other.trainable))
         raise ConfigError(f"model {spec.name} cannot be trained here, only predict; these can: {known}")
-    if config.image_size and spec.task != "semantic":
+    resizes = MODEL_TASKS[spec.task].objects
+    if config.image_size and resizes:
         sizes = ", ".join(f"{key}=..." for key in ("min_size", "max_size"))
         raise ConfigError(
             f"image_size is for semantic models; {spec.name} resizes by itself: give its options ({sizes})"
         )
-    if spec.task != "semantic":
+    if resizes:
         checks.check_losses(config, spec)
     if spec.fits_at_once:
         checks.check_one_pass(config)
@@ -275,7 +277,7 @@ def name_labels(spec: ModelSpec, categories: pa.Table) -> tuple[tuple[str, ...],
     """
     names = tuple(categories["name"].to_pylist())
     first = 1 if spec.background else 0
-    if spec.task in {"semantic", "panoptic"} and first + len(names) > VOID:
+    if MODEL_TASKS[spec.task].label_map and first + len(names) > VOID:
         raise ConfigError(f"{len(names)} categories: a {spec.task} model tells at most {VOID - first} apart here")
     label_of = {category: first + i for i, category in enumerate(categories["category_id"].to_pylist())}
     return ((BACKGROUND,) * first + names, label_of)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.models.spec import Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.networks.precision import resolve_precision
 from shardlens.pipeline.training.config import TrainConfig
@@ -54,7 +55,7 @@ def faults(
         *_unreadable(learned, "learn from", "they are left out"),
         *(_unreadable(validated, "validate on", "their objects count as missed") if validated is not None else []),
         *_absent_categories(truth, categories),
-        *(_boxes_outside(annotations, images) if task != "semantic" else []),
+        *(_boxes_outside(annotations, images) if MODEL_TASKS[task].objects else []),
         *_large_step(config, images.num_rows),
     ]
     if found and config.strict:

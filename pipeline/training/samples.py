@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from shardlens.models.losses.border import border_weights
 from shardlens.models.losses.segmentation import VOID
 from shardlens.models.spec import InputRule, Task
+from shardlens.models.tasks import MODEL_TASKS, ModelTask
 from shardlens.pipeline import masks
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.images.decode import Decoded
@@ -65,15 +66,19 @@ class SampleMaker:
             DatasetError: a mask is of another size than its image.
         """
         image = torch.from_numpy(np.ascontiguousarray(decoded.pixels.transpose(2, 0, 1)))
-        for row in rows if self.task != "detection" else ():
+        for row in rows if self._learns.masks else ():
             _check_size(row, decoded, image_id)
-        if self.task == "semantic":
+        if not self._learns.objects:
             return self._semantic(image, decoded, rows)
-        if self.task == "panoptic":
-            pixels = torch.from_numpy(class_map(decoded, rows, self.labels))
-            things = [row for row in rows if is_thing(row) and self.labels[row["category_id"]] not in self.stuff]
-            return Sample(image, {**self._objects(decoded, things), "map": pixels})
-        return Sample(image, self._objects(decoded, rows))
+        if not self._learns.stuff:
+            return Sample(image, self._objects(decoded, rows))
+        pixels = torch.from_numpy(class_map(decoded, rows, self.labels))
+        things = [row for row in rows if is_thing(row) and self.labels[row["category_id"]] not in self.stuff]
+        return Sample(image, {**self._objects(decoded, things), "map": pixels})
+
+    @property
+    def _learns(self) -> ModelTask:
+        return MODEL_TASKS[self.task]
 
     def _objects(self, decoded: Decoded, rows: Sequence[Row]) -> dict[str, Tensor]:
         boxes = boxes_xyxy(decoded, rows)
@@ -81,8 +86,10 @@ class SampleMaker:
         seen: npt.NDArray[np.bool_] = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
         rows = [row for row, covers in zip(rows, seen, strict=True) if covers]
         labels = torch.tensor([self.labels[row["category_id"]] for row in rows], dtype=torch.int64)
-        found = {"boxes": torch.from_numpy(boxes[seen]), "labels": labels}
-        return found if self.task == "detection" else {**found, "masks": torch.from_numpy(masks_nhw(decoded, rows))}
+        target = {"boxes": torch.from_numpy(boxes[seen]), "labels": labels}
+        if self._learns.object_masks:
+            target["masks"] = torch.from_numpy(masks_nhw(decoded, rows))
+        return target
 
     def _semantic(self, image: Tensor, decoded: Decoded, rows: Sequence[Row]) -> Sample:
         size = self.rule.resized(*image.shape[-2:])
@@ -98,12 +105,12 @@ class SampleMaker:
 def blank(task: Task) -> Sample:
     """An image without anything in it, for a worker that has no image of its own in a step."""
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    if task == "semantic":
-        return Sample(image, {"map": torch.full((64, 64), VOID, dtype=torch.uint8)})
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    if task != "detection":
+    target: dict[str, Tensor] = {}
+    if MODEL_TASKS[task].objects:
+        target |= {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    if MODEL_TASKS[task].object_masks:
         target["masks"] = torch.zeros(0, 64, 64, dtype=torch.uint8)
-    if task == "panoptic":
+    if MODEL_TASKS[task].label_map:
         target["map"] = torch.full((64, 64), VOID, dtype=torch.uint8)
     return Sample(image, target)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shardlens import models
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.networks.precision import autocast
 from shardlens.pipeline.networks.weights import load
@@ -166,7 +167,7 @@ class Stepper:
         images = [sample.image.to(self.device, non_blocking=True) for sample in batch.samples]
         targets = [{k: v.to(self.device, non_blocking=True) for k, v in s.target.items()} for s in batch.samples]
         with autocast(self.device, self.job.precision):
-            if self.job.spec.task != "semantic":
+            if MODEL_TASKS[self.job.spec.task].objects:
                 return objectives.detection(network, images, targets)
             return objectives.semantic(network, images, targets, self.rule, self.criterion)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shardlens.models.spec import InputRule, Task
+from shardlens.models.tasks import MODEL_TASKS, ModelTask
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.images.batches import blown_up
 from shardlens.pipeline.images.shards import ImageRef
@@ -31,6 +32,11 @@ class Trial:
     rule: InputRule
     device: torch.device
 
+    @property
+    def learns(self) -> ModelTask:
+        """What the network is trained on."""
+        return MODEL_TASKS[self.task]
+
     def error(self, height: int, width: int, images: int = 2) -> str | None:
         """What goes wrong with so many images of this size; None = nothing."""
         network = copy.deepcopy(self.network).train()
@@ -42,7 +48,7 @@ class Trial:
         return None
 
     def _run(self, network: nn.Module, height: int, width: int, images: int) -> None:
-        if self.task == "semantic":
+        if not self.learns.objects:
             network(torch.zeros(images, 3, *self.rule.shape(height, width), device=self.device))
             return
         image = torch.full((3, height, width), 0.5, device=self.device)
@@ -51,15 +57,19 @@ class Trial:
     def sample(self, height: int, width: int) -> Sample:
         """One image of this size, with an object in it, as a step is given it."""
         image = torch.zeros(3, height, width, dtype=torch.uint8)
-        return Sample(image, {"map": image[0]} if self.task == "semantic" else self._target(height, width))
+        return Sample(image, self._target(height, width))
 
     def _target(self, height: int, width: int) -> Mapping[str, Tensor]:
-        boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        target = {"boxes": boxes, "labels": torch.ones(1, dtype=torch.int64, device=self.device)}
-        mask = torch.ones(1, height, width, dtype=torch.uint8, device=self.device)
-        pixels = torch.ones(height, width, dtype=torch.uint8, device=self.device)
-        more = {"detection": {}, "instance": {"masks": mask}, "panoptic": {"masks": mask, "map": pixels}}
-        return {**target, **more[self.task]}
+        target: dict[str, Tensor] = {}
+        if self.learns.objects:
+            boxes = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
+            target |= {"boxes": boxes, "labels": torch.ones(1, dtype=torch.int64, device=self.device)}
+        if self.learns.object_masks:
+            target["masks"] = torch.ones(1, height, width, dtype=torch.uint8, device=self.device)
+        if self.learns.label_map:
+            label = int(self.learns.objects)  # a map without objects is all background
+            target["map"] = torch.full((height, width), label, dtype=torch.uint8, device=self.device)
+        return target
 
 
 def largest_sample(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]) -> Sample:
@@ -67,7 +77,7 @@ def largest_sample(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]
     if config.crop:
         return trial.sample(*config.crop)
     sizes = [(image.height or 0, image.width or 0) for image in images]
-    if trial.task == "semantic":  # images that the input rule resizes before they are changed
+    if not trial.learns.objects:  # images that the input rule resizes before they are changed
         factor = 1 + config.multi_scale
         sizes = [(round(h * factor), round(w * factor)) for h, w in (trial.rule.resized(*size) for size in sizes)]
     return trial.sample(*max(sizes, key=math.prod))
@@ -91,7 +101,7 @@ def smallest_input(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]
     found = min(images, key=lambda image: min(trial.rule.shape(image.height or 0, image.width or 0)))
     height, width = found.height or 0, found.width or 0
     said = f"image {found.image_id} ({found.file_name}) of {width}x{height} pixels"
-    if not config.multi_scale or trial.task != "semantic":
+    if not config.multi_scale or trial.learns.objects:
         return Smallest(height, width, said)
     factor = 1 - config.multi_scale
     high, wide = (max(1, round(side * factor)) for side in (height, width))

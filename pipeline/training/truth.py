@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.models.spec import Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
@@ -67,7 +68,7 @@ def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.T
     """
     rows = annotations.filter(pc.is_in(annotations["image_id"], images["image_id"].combine_chunks()))
     _check_categories(rows, categories)
-    without_mask = ("without a mask", _array(pc.is_null(rows["segmentation"])))
+    without_mask = (("without a mask", _array(pc.is_null(rows["segmentation"]))),)
     not_objects = (
         ("crowd", _array(rows["iscrowd"])),
         ("ignored", _array(rows["ignore"])),
@@ -75,12 +76,13 @@ def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.T
         ("regions, not objects", _array(pc.equal(rows["kind"], "region"))),
         ("box empty or outside its image", degenerate(rows, images)),
     )
-    faults = {"detection": not_objects, "instance": (*not_objects, without_mask)}.get(task, (without_mask,))
+    learns = MODEL_TASKS[task]
+    unusable = (*(() if learns.label_map else not_objects), *(without_mask if learns.masks else ()))
     kept = np.ones(rows.num_rows, dtype=bool)
     left_out: dict[str, int] = {}
-    for reason, fault in faults:
-        left_out[reason] = int((kept & fault).sum())
-        kept &= ~fault
+    for reason, rejected in unusable:
+        left_out[reason] = int((kept & rejected).sum())
+        kept &= ~rejected
     return Truth(rows.filter(pa.array(kept)).combine_chunks(), {r: n for r, n in left_out.items() if n})
 
 

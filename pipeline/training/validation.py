@@ -31,15 +31,14 @@ from shardlens.pipeline.images.shards import Failure, plan
 from shardlens.pipeline.inference.forward import Forward
 from shardlens.pipeline.inference.rows import ImageRows, predictions_table
 from shardlens.pipeline.metrics import partials
-from shardlens.pipeline.metrics.deal import deal
 from shardlens.pipeline.metrics.stage import EvaluateStage
-from shardlens.pipeline.metrics.tasks import EXPECTED, merge, scorable
+from shardlens.pipeline.metrics.tasks import SCORED_BY, merge, scorable
+from shardlens.pipeline.metrics.truth_by_shard import split_truth
 from shardlens.pipeline.networks.labels import match
 from shardlens.pipeline.training.failures import is_out_of_memory, what_was_asked
 from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 
-ENGINE = "hotcoco"
 SHARDS, LARGEST = 16, 64
 """A split has so many shards at least, so that workers end together, and a shard so many images at most."""
 
@@ -76,8 +75,8 @@ class Validator:
         size = min(LARGEST, max(job.config.batch_size, self.images // SHARDS))
         self.shards = plan(images, size, job.val_split)
         ids = [np.array([image.image_id for image in shard.images], dtype=np.int64) for shard in self.shards]
-        self.truth = deal(ids, dataset.images, dataset.annotations, categories["category_id"].to_numpy())
-        self.stage = EvaluateStage(scorable(EXPECTED[job.spec.task], self.truth.annotations), ENGINE)
+        self.truth = split_truth(ids, dataset.images, dataset.annotations, categories["category_id"].to_numpy())
+        self.stage = EvaluateStage(scorable(SCORED_BY[job.spec.task], self.truth.annotations))
         self.named = list(zip(*(categories[key].to_pylist() for key in ("category_id", "name")), strict=True))
         self.rows: tuple[dict[str, Any], ...] = ()
         """Rows of `tables.METRICS` of the last validation, run, dataset, epoch and step left to the caller."""
@@ -101,7 +100,7 @@ class Validator:
         if rank == 0:
             self.progress(Progress("validate", self.images, self.images))
         parts = [partials.unpack(found[index].partials) for index in range(len(self.shards))]
-        scores = [merge(task, parts, len(self.named), ENGINE) for task in self.stage.tasks]
+        scores = [merge(task, parts, len(self.named), self.stage.rules) for task in self.stage.tasks]
         self.rows = tuple(row for score in scores for row in score.rows(self.named))
         return figures(self.rows, self.stage.tasks[-1])
 

@@ -8,7 +8,8 @@ from pycocotools.cocoeval import COCOeval
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.metrics import coco
 from shardlens.pipeline.metrics.coco import FIGURES
-from shardlens.pipeline.metrics.engines import ENGINES, find_engine
+from shardlens.pipeline.metrics.engines import ENGINES
+from shardlens.pipeline.metrics.rules import Rules
 from shardlens.pipeline.warehouse import tables
 from tests.metrics.coco_sets import CATEGORIES, CocoSet, annotation, by_pycocotools, random_set, shape
 
@@ -16,17 +17,19 @@ BOX = [10.0, 10.0, 40.0, 40.0]
 NAMED = [(category, f"c{category}") for category in CATEGORIES]
 
 
-def score(coco_set, task="bbox", engine="hotcoco", shards=1, rng=None, kind=None):
+def score(coco_set, task="bbox", engine="hotcoco", shards=1, rng=None, kind=None, max_dets=100):
     """Score a set in shards, the images dealt out at random, merged in random order."""
     rng = rng or np.random.default_rng(0)
     truth, found = coco_set.tables(kind or ("instance" if task == "segm" else "box"))
     dealt = rng.integers(0, shards, len(coco_set.image_ids)) if shards > 1 else np.zeros(len(coco_set.image_ids))
     partials = [
-        coco.partial(task, coco_set.scope(np.array(coco_set.image_ids)[dealt == n]), truth, found, ENGINES[engine])
+        coco.partial(
+            task, coco_set.scope(np.array(coco_set.image_ids)[dealt == n]), truth, found, Rules(engine, max_dets)
+        )
         for n in range(shards)
     ]
     order = rng.permutation(shards)
-    return coco.merge(task, [partials[i] for i in order], len(CATEGORIES), ENGINES[engine])
+    return coco.merge(task, [partials[i] for i in order], len(CATEGORIES), Rules(engine, max_dets))
 
 
 def figures(result):
@@ -144,7 +147,7 @@ class TestByHand:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_shard_at_all_is_undefined(engine):
-    assert set(coco.merge("bbox", [], 4, ENGINES[engine]).stats) == {None}
+    assert set(coco.merge("bbox", [], 4, Rules(engine)).stats) == {None}
 
 
 def test_equal_scores_are_ordered_by_image_not_by_shard():
@@ -191,12 +194,12 @@ def test_rows_that_are_not_of_the_task_take_no_part():
     mixed = pa.concat_tables([unnamed, regions, found.slice(0, 1)])
     result = coco.merge(
         "bbox",
-        [coco.partial("bbox", coco_set.scope(), pa.concat_tables([truth, void]), mixed, ENGINES["hotcoco"])],
+        [coco.partial("bbox", coco_set.scope(), pa.concat_tables([truth, void]), mixed, Rules("hotcoco"))],
         len(CATEGORIES),
-        ENGINES["hotcoco"],
+        Rules("hotcoco"),
     )
     assert (result.truth, result.found, figures(result)["AP"]) == (1, 1, pytest.approx(1.0))
-    assert coco.partial("segm", coco_set.scope(), truth, mixed, ENGINES["hotcoco"])["truth"] == 0
+    assert coco.partial("segm", coco_set.scope(), truth, mixed, Rules("hotcoco"))["truth"] == 0
 
 
 @pytest.mark.parametrize(("task", "area"), [("bbox", "medium"), ("segm", "small")])
@@ -226,5 +229,5 @@ def test_more_masks_than_a_byte_counts():
 
 
 def test_an_unknown_engine_lists_the_known():
-    with pytest.raises(ConfigError, match="no evaluation engine 'fast': choose one of hotcoco, pycocotools"):
-        find_engine("fast")
+    with pytest.raises(ConfigError, match="no evaluation engine 'fast': expected one of hotcoco, pycocotools"):
+        Rules("fast")

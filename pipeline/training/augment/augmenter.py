@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from shardlens.models.spec import Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training.augment.color import jittered
 from shardlens.pipeline.training.augment.config import Augmentation
@@ -31,7 +32,8 @@ class Augmenter:
     """Which changes are made, for one task."""
 
     def __init__(self, config: Augmentation, task: Task, seed: int, epochs: int) -> None:
-        for name, good in (("elastic", task != "detection"), ("copy_paste", task == "instance")):
+        learns = MODEL_TASKS[task]
+        for name, good in (("elastic", learns.masks), ("copy_paste", learns.object_masks and not learns.stuff)):
             if getattr(config, name) and not good:
                 raise ConfigError(
                     f"{name} is {getattr(config, name)}: expected 0, for {task} models learn no such masks"
@@ -64,7 +66,7 @@ class Augmenter:
 
     def _moved(self, sample: Sample, rng: Generator) -> Sample:
         config = self.config
-        resized = config.multi_scale and self.task == "semantic"  # the others resize by themselves
+        resized = config.multi_scale and not MODEL_TASKS[self.task].objects  # the others resize by themselves
         if not (config.rotate or config.scale or config.translate or config.elastic or config.crop or resized):
             return sample
         scene = deformed(shifted(Scene.of(sample), config, rng), config, rng)

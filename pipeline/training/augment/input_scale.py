@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from shardlens.models.spec import Task
+from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training.augment.config import Augmentation
 
@@ -23,7 +24,7 @@ def vary_input(network: nn.Module, config: Augmentation, task: Task) -> None:
     Raises:
         ConfigError: the network has no such choice.
     """
-    if not config.multi_scale or task == "semantic":
+    if not config.multi_scale or not MODEL_TASKS[task].objects:
         return
     transform = getattr(network, "transform", None)
     if not isinstance(transform, GeneralizedRCNNTransform) or transform.fixed_size is not None:

@@ -1,4 +1,4 @@
-"""Dealing a run's truth out to its shards: read and sorted once in the driver, sliced when a shard asks for it."""
+"""A run's truth, split by its shards: read and sorted once in the driver, sliced when a shard needs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRUTH = ("image_id", "category_id", "kind", "bbox", "area", "iscrowd", "ignore",
 
 
 @dataclass(frozen=True)
-class Deal:
+class ShardedTruth:
     """The truth of a run's images, by shard."""
 
     annotations: pa.Table
@@ -25,19 +25,17 @@ class Deal:
     cuts: Ints
     """(shards + 1,) where each shard's rows begin."""
     scopes: list[Scope]
-    """What each shard is about."""
+    """Images and categories of each shard."""
 
-    def works(
-        self, predictions: Sequence[str], partials: Sequence[str], missing: Sequence[int]
-    ) -> Iterator[ShardTruth]:
+    def work(self, predictions: Sequence[str], partials: Sequence[str], missing: Sequence[int]) -> Iterator[ShardTruth]:
         """The shards named in `missing`, each with its slice of the truth; the URIs are by shard."""
         for shard in missing:
             rows = self.annotations.slice(self.cuts[shard], self.cuts[shard + 1] - self.cuts[shard])
             yield ShardTruth(shard, predictions[shard], partials[shard], self.scopes[shard], _packed(rows))
 
 
-def deal(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints) -> Deal:
-    """Deal `annotations` out.
+def split_truth(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints) -> ShardedTruth:
+    """Split `annotations` by the shard of their image.
 
     Args:
         shards: image_ids of each shard, every image in one shard.
@@ -45,23 +43,23 @@ def deal(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, catego
         annotations: rows of `tables.ANNOTATIONS`, sorted by image_id; those of other images are left out.
         category_ids: (K,) ascending, the categories that are scored.
     """
-    every = np.concatenate([np.zeros(0, dtype=np.int64), *shards])
-    owner = np.repeat(np.arange(len(shards)), [len(ids) for ids in shards])
-    by_id = np.argsort(every, kind="stable")
-    every, owner = every[by_id], owner[by_id]
+    run_ids = np.concatenate([np.zeros(0, dtype=np.int64), *shards])
+    shard_of = np.repeat(np.arange(len(shards)), [len(ids) for ids in shards])
+    by_id = np.argsort(run_ids, kind="stable")
+    run_ids, shard_of = run_ids[by_id], shard_of[by_id]
     image_ids = annotations["image_id"].to_numpy()
-    kept = np.flatnonzero(np.isin(image_ids, every))
-    owners = owner[np.searchsorted(every, image_ids[kept])]
-    order = np.argsort(owners, kind="stable")
-    cuts = np.searchsorted(owners[order], np.arange(len(shards) + 1))
+    kept = np.flatnonzero(np.isin(image_ids, run_ids))
+    row_shards = shard_of[np.searchsorted(run_ids, image_ids[kept])]
+    order = np.argsort(row_shards, kind="stable")
+    cuts = np.searchsorted(row_shards[order], np.arange(len(shards) + 1))
     rows = annotations.select(list(TRUTH)).take(kept[order])
-    return Deal(rows, cuts, [_scope(np.sort(ids), every, images, category_ids) for ids in shards])
+    return ShardedTruth(rows, cuts, [_scope(np.sort(ids), run_ids, images, category_ids) for ids in shards])
 
 
-def _scope(image_ids: Ints, every: Ints, images: pa.Table, category_ids: Ints) -> Scope:
+def _scope(image_ids: Ints, run_ids: Ints, images: pa.Table, category_ids: Ints) -> Scope:
     rows = images.take(np.searchsorted(images["image_id"].to_numpy(), image_ids))
     sides = [pc.fill_null(rows[side], 0).to_numpy().astype(np.int64) for side in ("height", "width")]
-    return Scope(image_ids, np.searchsorted(every, image_ids), np.stack(sides, axis=1), category_ids)
+    return Scope(image_ids, np.searchsorted(run_ids, image_ids), np.stack(sides, axis=1), category_ids)
 
 
 def _packed(rows: pa.Table) -> bytes:

@@ -1,4 +1,4 @@
-"""The partials of a run: those that are stored are used again, the others are made by the executor."""
+"""The partials of a run: those in the store are used again, the others are made by the executor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ExecutionError, StorageError
 from shardlens.pipeline.executors.base import Executor, Lost, Progress, ProgressListener
 from shardlens.pipeline.metrics import partials
-from shardlens.pipeline.metrics.deal import Deal
-from shardlens.pipeline.metrics.engines import find_engine
+from shardlens.pipeline.metrics.engines import ENGINES
+from shardlens.pipeline.metrics.rules import MAX_DETS, Rules
 from shardlens.pipeline.metrics.stage import EvaluateStage
+from shardlens.pipeline.metrics.truth_by_shard import ShardedTruth
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.runs import RunRecord
 
@@ -40,7 +41,7 @@ def outcomes(record: RunRecord) -> list[pa.Table]:
 
 
 def collect(
-    record: RunRecord, stage: EvaluateStage, deal: Deal, executor: Executor, progress: ProgressListener
+    record: RunRecord, stage: EvaluateStage, truth: ShardedTruth, executor: Executor, progress: ProgressListener
 ) -> list[Partial]:
     """The partials of all shards, by task.
 
@@ -49,42 +50,47 @@ def collect(
         StorageError: a part that cannot be read.
     """
     folder = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")
-    names = _names(record, stage, deal)
-    found = _stored(folder, names)
+    names = _names(record, stage, truth)
+    stored = _stored(folder, names)
     total = len(names)
-    progress(Progress("evaluate", len(found), total, "shards"))
-    missing = [shard for shard in range(total) if shard not in found]
-    works = deal.works(record.prediction_parts(), [storage.join(folder, name) for name in names], missing)
-    for outcome in executor.map(stage, works):
+    progress(Progress("evaluate", len(stored), total, "shards"))
+    missing = [shard for shard in range(total) if shard not in stored]
+    work = truth.work(record.prediction_parts(), [storage.join(folder, name) for name in names], missing)
+    for outcome in executor.map(stage, work):
         if isinstance(outcome, Lost):
             raise ExecutionError(
                 f"shard {outcome.item.shard} of run {record.name!r} was not evaluated, its worker died {outcome.attempts} "
                 f"times ({outcome.reason}): memory may be short; use fewer workers. The other shards' partials are kept"
             )
-        found[outcome.item.shard] = partials.unpack(outcome.value)
-        progress(Progress("evaluate", len(found), total, "shards"))
-    return [found[shard] for shard in range(total)]
+        stored[outcome.item.shard] = partials.unpack(outcome.value)
+        progress(Progress("evaluate", len(stored), total, "shards"))
+    return [stored[shard] for shard in range(total)]
 
 
-def _names(record: RunRecord, stage: EvaluateStage, deal: Deal) -> list[str]:
+def _names(record: RunRecord, stage: EvaluateStage, truth: ShardedTruth) -> list[str]:
     """Names of the partials; each says by its digest what it was made of."""
-    engine = find_engine(stage.engine).name
     names = []
     for shard, parts in enumerate(record.parts):
-        made_of = [PROTOCOL, record.fingerprint, stage.tasks, engine, parts.predictions.sha256, parts.outcomes.sha256]
-        scored = deal.scopes[shard].image_ids
+        made_of = [PROTOCOL, record.fingerprint, stage.tasks, *_rules(stage.rules)]
+        made_of += [parts.predictions.sha256, parts.outcomes.sha256]
+        scored = truth.scopes[shard].image_ids
         made_of += [scored.tolist()] if len(scored) < parts.outcomes.rows else []
         names.append(f"shard-{shard:05d}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.partial")
     return names
 
 
+def _rules(rules: Rules) -> list[str | int]:
+    """What of the rules changes a partial; a limit is named where it is not the default, as in partials written before."""
+    return [ENGINES[rules.engine].name, *([rules.max_dets] if rules.max_dets != MAX_DETS[-1] else [])]
+
+
 def _stored(folder: str, names: Sequence[str]) -> dict[int, Partial]:
     """Partials of an earlier evaluation, by shard; a damaged one counts as missing."""
-    there = set(storage.children(folder))
-    shards = [shard for shard, name in enumerate(names) if name in there]
+    present = set(storage.children(folder))
+    shards = [shard for shard, name in enumerate(names) if name in present]
     read = storage.read_many([(storage.join(folder, names[shard]), None, None) for shard in shards])
-    found: dict[int, Partial] = {}
+    valid: dict[int, Partial] = {}
     for shard, data in zip(shards, read, strict=True):
         with contextlib.suppress(ValueError):
-            found[shard] = partials.unpack(data if isinstance(data, bytes) else b"")
-    return found
+            valid[shard] = partials.unpack(data if isinstance(data, bytes) else b"")
+    return valid

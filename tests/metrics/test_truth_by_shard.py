@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from shardlens.pipeline.metrics.deal import TRUTH, deal
+from shardlens.pipeline.metrics.truth_by_shard import TRUTH, split_truth
 from shardlens.pipeline.warehouse import tables
 
 
@@ -23,11 +23,11 @@ def dealt():
     """Two shards of interleaved images; image 5 is of another split."""
     sizes = {2: (10, 20), 5: (11, 21), 7: (None, None), 9: (12, 22)}
     shards = [np.array([9, 2]), np.array([7])]
-    return deal(shards, image_table(sizes), annotation_table([2, 5, 7, 7, 9]), np.array([0, 1, 2, 3, 4]))
+    return split_truth(shards, image_table(sizes), annotation_table([2, 5, 7, 7, 9]), np.array([0, 1, 2, 3, 4]))
 
 
 def test_each_shard_gets_the_truth_of_its_images_alone():
-    works = dealt().works(["p0", "p1"], ["m0", "m1"], [0, 1])
+    works = dealt().work(["p0", "p1"], ["m0", "m1"], [0, 1])
     truth = {work.shard: pa.ipc.open_stream(work.annotations).read_all() for work in works}
     assert {shard: rows["image_id"].to_pylist() for shard, rows in truth.items()} == {0: [2, 9], 1: [7, 7]}
     assert truth[1]["category_id"].to_pylist() == [2, 3]
@@ -42,11 +42,11 @@ def test_scopes_place_images_among_all_of_the_run():
 
 
 def test_only_the_missing_shards_are_given():
-    (work,) = dealt().works(["p0", "p1"], ["m0", "m1"], [1])
+    (work,) = dealt().work(["p0", "p1"], ["m0", "m1"], [1])
     assert (work.shard, work.predictions, work.partial) == (1, "p1", "m1")
 
 
 def test_images_without_truth_get_none():
-    nothing = deal([np.array([1])], image_table({1: (4, 4)}), annotation_table([]), np.array([1]))
-    (work,) = nothing.works(["p"], ["m"], [0])
+    nothing = split_truth([np.array([1])], image_table({1: (4, 4)}), annotation_table([]), np.array([1]))
+    (work,) = nothing.work(["p"], ["m"], [0])
     assert pa.ipc.open_stream(work.annotations).read_all().num_rows == 0
