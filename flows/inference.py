@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from shardlens.flows import tasks
+from shardlens.flows.embedded import flow
 from shardlens.flows.forms import Form
 from shardlens.flows.patience import Patience
 from shardlens.flows.stages import Trying, Workers
@@ -44,7 +45,7 @@ def run_name() -> str:
     return f"{parameters['predict'].dataset} by {f'a new {train.model}' if train else network.model or weights}"
 
 
-@flow(name="dataset_inference", flow_run_name=run_name, persist_result=False)
+@flow("dataset_inference", run_name)
 def dataset_inference(
     predict: Annotated[PredictConfig, Form(PredictConfig)],
     refresh: bool = True,

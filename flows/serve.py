@@ -17,8 +17,10 @@ from prefect.deployments.flow_runs import arun_deployment
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.schedules import Cron
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 from prefect.types.entrypoint import EntrypointType
 
+from shardlens.flows.credentials import auth_file, auth_string
 from shardlens.flows.forms import given
 from shardlens.flows.inference import dataset_inference
 from shardlens.flows.patience import Patience
@@ -112,18 +114,30 @@ def serve(
         version=version("shardlens"),
         entrypoint_type=EntrypointType.MODULE_PATH,  # a run imports the flow anew; it could not be sent
     )
+    embedded = PREFECT_API_URL.value() is None
     with prefect_server(schedule.port) as url:
-        asyncio.run(keep(deployment, schedule, url.removesuffix("/api")))
+        asyncio.run(keep(deployment, schedule, url.removesuffix("/api"), login() if embedded else None))
     print("stopped; the schedule is paused until it is served again", file=sys.stderr)
 
 
-async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str) -> None:
+def login() -> str:
+    """Say how to log in on the embedded server's page. A log file may have other readers: there the password's place is named."""
+    if PREFECT_SERVER_API_AUTH_STRING.value():
+        return "the page asks for PREFECT_SERVER_API_AUTH_STRING"
+    if sys.stderr.isatty():
+        return f"the page asks for a password once: {auth_string()} (kept in {auth_file()}, for you alone)"
+    return f"the page asks for a password once: it is in {auth_file()}, for you alone"
+
+
+async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None = None) -> None:
     """Register a deployment and start its runs when they are due, until interrupted or terminated."""
     runner = Keeper(name=deployment.name, pause_on_shutdown=True)
     runner.listen()
     deployment_id = await runner.aadd_deployment(deployment)
     print(f"{deployment.flow_name}/{deployment.name}: '{schedule.cron}' {schedule.timezone}", file=sys.stderr)
     print(f"  runs and artifacts: {page}/deployments/deployment/{deployment_id}", file=sys.stderr)
+    if login is not None:
+        print(f"  {login}", file=sys.stderr)
     print("  Ctrl-C stops it", file=sys.stderr, flush=True)
     if schedule.now:
         await arun_deployment(deployment_id, timeout=0, as_subflow=False)

@@ -1,9 +1,14 @@
-"""An embedded Prefect server: on this machine's loopback, with scheduler and page, as long as its owner lives."""
+"""An embedded Prefect server: for its own user, on this machine's loopback, for as long as its owner lives.
+
+Whoever can write to a Prefect server can run commands as the user whose runs it starts. So every request needs the
+password of `credentials`, pages of other origins are not answered, and neither is a request for another host.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -13,13 +18,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from prefect.settings import PREFECT_API_URL, temporary_settings
+import uvicorn
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from shardlens.flows.credentials import auth_string
 from shardlens.pipeline.errors import ConfigError, ExecutionError
 
 HOST = "127.0.0.1"
+HOSTS = (HOST, "localhost")
+"""What the embedded server may be called; a name of anybody else's that leads here is refused (DNS rebinding)."""
 PORT = 4200
 START_S = 120.0
 STOP_S = 15.0
@@ -30,7 +41,7 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
     """Give the URL of the API of the server that PREFECT_API_URL (or Prefect's profile) names, else of one started here.
 
     Args:
-        port: of the server started here; None = 4200, or a free one where that is taken.
+        port: of the server started here; default: 4200, or a free one if that is taken.
 
     Raises:
         ConfigError: a port was given, but another server is named, or something else listens there.
@@ -44,27 +55,78 @@ def prefect_server(port: int | None = None) -> Iterator[str]:
             )
         yield named
         return
-    port = _free_port(port)
-    url = f"http://{HOST}:{port}/api"
-    command = [sys.executable, "-m", "shardlens.flows.server", str(port)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with _started(port) as (url, password), _connected(url, password):
+        yield url
+
+
+@contextmanager
+def own_server() -> Iterator[None]:
+    """Let flows called within report to a server, where none is named to one of this process, which ends with it."""
+    if PREFECT_API_URL.value() is not None or FlowRunContext.get() is not None:
+        yield
+        return
+    with _connected(*_of_this_process()):
+        yield
+
+
+@functools.cache
+def _of_this_process() -> tuple[str, str]:
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(_started(None))
+
+
+@contextmanager
+def _connected(url: str, password: str) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: password}):
+        yield
+
+
+@contextmanager
+def _started(port: int | None) -> Iterator[tuple[str, str]]:
+    """Run a server; gives its URL and the `user:password` that it asks for."""
+    password = auth_string()
+    with _bound(port) as listener:
+        address = f"{HOST}:{listener.getsockname()[1]}"
+        url = f"http://{address}/api"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shardlens.flows.server", str(listener.fileno())],
+            env=_environment(address, password),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    with process:
         try:
             _wait(process, url)
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield url
+            yield url, password
         finally:
             _stop(process)
 
 
-def _free_port(wanted: int | None) -> int:
+def _environment(address: str, password: str) -> dict[str, str]:
+    """The server's settings; only its own page may call it from a browser. (A command line could be read by all.)"""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    defaults = {"PREFECT_SERVER_UI_API_URL": "/api"}  # else the page asks port 4200, whatever the port is
+    forced = {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://{address}",
+    }
+    return {**defaults, **os.environ, **settings, **forced}
+
+
+def _bound(wanted: int | None) -> socket.socket:
+    """A socket on the port, held from now on: nobody else can take it and be sent the password."""
     for port in (PORT, 0) if wanted is None else (wanted,):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            listener.close()
+            continue
+        return listener
     raise ConfigError(f"port {wanted} of {HOST} is taken: name another with --port, or leave it out")
 
 
@@ -101,13 +163,22 @@ def _end_with_owner() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(port: str) -> None:
-    """Run a server in this process until it is terminated, or standard input ends."""
+def main(descriptor: int) -> None:
+    """Serve on a bound socket in this process until it is terminated, or standard input ends."""
+    from prefect.server.api.server import create_app  # a second, and only the server's own process needs it
+
     threading.Thread(target=_end_with_owner, daemon=True).start()
-    os.environ.setdefault("PREFECT_SERVER_UI_API_URL", "/api")  # else the page asks port 4200, whatever the port is
-    sys.argv = ["prefect", "--no-prompt", "server", "start", "--host", HOST, "--port", port]
-    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+    settings = get_current_settings().server
+    app = TrustedHostMiddleware(create_app(final=True), allowed_hosts=HOSTS, www_redirect=False)
+    config = uvicorn.Config(
+        app,
+        timeout_keep_alive=settings.api.keepalive_timeout,
+        ws_ping_interval=settings.api.websocket_ping_interval,
+        ws_ping_timeout=settings.api.websocket_ping_timeout,
+        log_level=settings.logging_level.lower(),
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(int(sys.argv[1]))

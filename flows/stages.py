@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from prefect import flow
-
 from shardlens.flows import logs, tasks
+from shardlens.flows.embedded import flow
 from shardlens.flows.forms import Form
 from shardlens.flows.patience import Patience
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
@@ -21,7 +20,7 @@ Workers = Annotated[ExecutorConfig, Form(ExecutorConfig)]
 Trying = Annotated[Patience, Form(Patience)]
 
 
-@flow(name="ingest", flow_run_name="ingest {config.name}", persist_result=False)
+@flow("ingest", "ingest {config.name}")
 def ingest(
     config: Annotated[IngestConfig, Form(IngestConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
@@ -37,7 +36,7 @@ def ingest(
     return patience.on(tasks.ingest)(config, executor)
 
 
-@flow(name="predict", flow_run_name="predict {config.dataset}", persist_result=False)
+@flow("predict", "predict {config.dataset}")
 def predict(
     config: Annotated[PredictConfig, Form(PredictConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
@@ -53,7 +52,7 @@ def predict(
     return patience.on(tasks.predict)(config, executor)
 
 
-@flow(name="evaluate", flow_run_name="evaluate {config.run}", persist_result=False)
+@flow("evaluate", "evaluate {config.run}")
 def evaluate(
     config: Annotated[EvaluateConfig, Form(EvaluateConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
@@ -69,7 +68,7 @@ def evaluate(
     return patience.on(tasks.evaluate)(config, executor)
 
 
-@flow(name="train", flow_run_name="train {config.model} on {config.dataset}", persist_result=False)
+@flow("train", "train {config.model} on {config.dataset}")
 def train(
     config: Annotated[TrainConfig, Form(TrainConfig)],
     patience: Trying = Patience(),  # noqa: B008 - frozen

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from shardlens.flows import logs, tasks
+from shardlens.flows.embedded import flow
 from shardlens.flows.forms import Form
 from shardlens.flows.patience import Patience
 from shardlens.flows.stages import Trying, Workers
@@ -30,7 +31,7 @@ class Training:
     evaluation: Evaluation | None
 
 
-@flow(name="dataset_training", flow_run_name="train {train.model} on {train.dataset}", persist_result=False)
+@flow("dataset_training", "train {train.model} on {train.dataset}")
 def dataset_training(
     train: Annotated[TrainConfig, Form(TrainConfig)],
     evaluate: bool = True,

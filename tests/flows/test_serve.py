@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
+from shardlens.flows.credentials import auth_string
 from shardlens.flows.serve import ServeConfig, checked, placed, serve
 from shardlens.pipeline.errors import ConfigError, DatasetError, ModelError
 from shardlens.pipeline.predict import PredictConfig
@@ -40,7 +41,7 @@ def served(shapes: PredictConfig, folder: Path, *options: str) -> Iterator[tuple
     command += ["--warehouse", shapes.warehouse, "--model", "unet", "--weights", "random"]
     command += ["--labels", str(shapes.network.labels)]
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect"), "WIRETAP_LOG": str(folder / "addresses.txt")}
-    environment |= {"PYTHONPATH": f"{WIRETAP}:{ROOT}"}
+    environment |= {"PYTHONPATH": f"{WIRETAP}:{os.environ.get('PYTHONPATH', ROOT)}"}
     environment.pop("PREFECT_API_URL", None)
     with subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -77,7 +78,10 @@ def test_a_schedule_starts_a_run_by_itself(shapes: PredictConfig, tmp_path: Path
         assert process.stderr is not None
         assert "dataset_inference/shapes-by-unet: '* * * * *' UTC" in process.stderr.readline()
         with (
-            temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}),
+            temporary_settings({PREFECT_HOME: tmp_path / "prefect"}),
+            temporary_settings(
+                {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: auth_string()}
+            ),
             get_client(sync_client=True) as client,
         ):
             (run, *_) = waited(lambda: completed(client), 110)

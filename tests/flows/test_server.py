@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from shardlens.flows.server import _free_port, answers, prefect_server
+from shardlens.flows.server import _bound, answers, prefect_server
 from shardlens.pipeline.errors import ConfigError
-from tests.conftest import ROOT, free_ports
+from tests.conftest import free_ports
 
 OWNER = """
 import sys, time
@@ -37,14 +37,15 @@ def test_a_server_that_is_named_is_used() -> None:
             pass
 
 
-def test_a_port_that_is_taken_is_told_or_left() -> None:
+def test_a_port_that_is_taken_is_an_error_or_avoided() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"port {port} of 127\.0\.0\.1 is taken: name another with --port"):
-            _free_port(port)
-        assert _free_port(None) not in {0, port}
+            _bound(port)
+        with _bound(None) as ours:
+            assert ours.getsockname()[1] not in {0, port}
     assert not answers(f"http://127.0.0.1:{port}/api")
 
 
@@ -52,7 +53,7 @@ def test_a_port_that_is_taken_is_told_or_left() -> None:
 @pytest.mark.slow
 def test_a_server_ends_with_its_owner_however_that_ends(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-c", OWNER, str(port)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
@@ -63,4 +64,4 @@ def test_a_server_ends_with_its_owner_however_that_ends(tmp_path: Path) -> None:
     while answers(f"http://127.0.0.1:{port}/api"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert _free_port(port) == port
+    _bound(port).close()
