@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform
 import shutil
@@ -256,18 +257,52 @@ def _existing(root: str) -> str:
 
 
 def prefect(url: str | None) -> Finding:
-    """Prefect: installed, and its server healthy where one is named."""
-    found = f"{version('prefect')}"
+    """Prefect: installed, and its server healthy and closed to others where one is named."""
+    installed = f"{version('prefect')}"
     if url is None:
         return Finding(
-            "prefect", "ok", f"{found}; no server is named (PREFECT_API_URL): 'shardlens serve' brings its own"
+            "prefect", "ok", f"{installed}; no server is named (PREFECT_API_URL): 'shardlens serve' brings its own"
         )
-    shown = storage.redact(url)
+    server = f"{installed}; the server at {storage.redact(url)}"
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_S) as answer:
-            healthy = answer.status == 200
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        healthy = _status(f"{url.rstrip('/')}/health")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        remedy = "start it (prefect server start), mend PREFECT_API_URL (it ends in /api), or unset it"
-        return Finding("prefect", "fail", f"{found}; the server at {shown} does not answer ({reason})", remedy)
-    return Finding("prefect", "ok" if healthy else "warn", f"{found}; the server at {shown} answers")
+        remedy = "start it (prefect server start), correct PREFECT_API_URL (it ends in /api), or unset it"
+        return Finding("prefect", "fail", f"{server} does not answer ({reason})", remedy)
+    if healthy == 404:
+        return Finding("prefect", "fail", f"{server} is no Prefect API", "correct PREFECT_API_URL (it ends in /api)")
+    if healthy != 200:
+        return Finding("prefect", "warn", f"{server} answers with status {healthy}", "see its log")
+    return _access(url.rstrip("/"), server)
+
+
+def _access(url: str, server: str) -> Finding:
+    """Whether a Prefect server asks for a password, and takes the one that is configured."""
+    if _status(f"{url}/version") == 200:
+        remedy = "give it a password: PREFECT_SERVER_API_AUTH_STRING=user:password there, PREFECT_API_AUTH_STRING here"
+        danger = "answers without a password: whoever reaches it can run commands as the user whose runs it starts"
+        return Finding("prefect", "warn", f"{server} {danger}", remedy)
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    if password and _status(f"{url}/version", f"Basic {base64.b64encode(password.encode()).decode()}") == 401:
+        return Finding("prefect", "fail", f"{server} refuses the password", "correct PREFECT_API_AUTH_STRING")
+    if not (password or os.environ.get("PREFECT_API_KEY")) and _status(f"{url}/version") == 401:
+        remedy = "set PREFECT_API_AUTH_STRING=user:password, or PREFECT_API_KEY for Prefect Cloud"
+        return Finding("prefect", "fail", f"{server} asks for a password, and none is set", remedy)
+    return Finding("prefect", "ok", f"{server} answers")
+
+
+def _status(url: str, authorization: str | None = None) -> int:
+    """The status that a GET is answered with.
+
+    Raises:
+        OSError: nothing answers.
+        ValueError: `url` is no URL.
+    """
+    headers = {"Authorization": authorization} if authorization else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code

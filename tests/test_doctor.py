@@ -31,9 +31,26 @@ class Healthy(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Open(Healthy):
+    """Answers everybody."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+
+class Closed(Healthy):
+    """Health for everybody, the rest for who knows the password me:mine."""
+
+    def do_GET(self) -> None:
+        known = self.headers.get("Authorization") == "Basic bWU6bWluZQ=="
+        self.send_response(200 if known or self.path == "/api/health" else 401)
+        self.end_headers()
+
+
 @contextmanager
-def listening() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+def listening(answering: type[Healthy] = Healthy) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -133,6 +150,35 @@ def test_prefects_server_is_asked_for_its_health() -> None:
     away = doctor.prefect(f"{url}/api")
     assert (away.state, "does not answer" in away.found) == ("fail", True)
     assert doctor.prefect("nonsense").state == "fail"
+
+
+def test_a_prefect_server_without_a_password_is_a_warning() -> None:
+    with listening(Open) as url:
+        finding = doctor.prefect(f"{url}/api")
+    assert (finding.state, "answers without a password" in finding.found) == ("warn", True)
+    assert "PREFECT_SERVER_API_AUTH_STRING=user:password" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("password", "state", "words"),
+    [
+        ("me:mine", "ok", "answers"),
+        ("me:yours", "fail", "refuses the password"),
+        (None, "fail", "asks for a password, and none is set"),
+    ],
+)
+def test_the_password_of_a_prefect_server_is_tried(
+    password: str | None, state: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_KEY", raising=False)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    if password is not None:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
+    with listening(Closed) as url:
+        finding = doctor.prefect(f"{url}/api")
+    assert finding.state == state
+    assert words in finding.found
+    assert "mine" not in finding.found
 
 
 @pytest.mark.ray
