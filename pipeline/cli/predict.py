@@ -12,7 +12,8 @@ from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.executors.opening import open_executor
-from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - Asked inherits its annotations, resolved here
+from shardlens.pipeline.images.policy import DecodeScale  # noqa: F401 - Asked inherits its annotations, resolved here
+from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - as above
 from shardlens.pipeline.networks.resolve import NetworkConfig  # noqa: F401 - as above
 from shardlens.pipeline.predict import PredictConfig, PredictReport
 from shardlens.pipeline.predict import predict as run_predict
