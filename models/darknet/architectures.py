@@ -81,7 +81,7 @@ class Plan:
         flat = tuple(side / STRIDE for anchor in self.anchors for side in anchor)
         keys = {"anchors": flat, "classes": self.classes, "coords": 4, "num": len(self.anchors), "softmax": 1}
         keys |= {"bias_match": 1, "rescore": 1, "object_scale": 5, "noobject_scale": 1, "class_scale": 1}
-        return [_last(len(self.anchors) * (5 + self.classes)), section("region", **keys, **self.head)]
+        return [_last(len(self.anchors) * (5 + self.classes)), section("region", **(keys | dict(self.head)))]
 
 
 def read_anchors(text: str) -> Anchors:

@@ -173,10 +173,6 @@ class Decoder(nn.Module):
         ratio = size / self.anchor[anchors]
         return torch.cat([xy.clamp(0, 1), ratio.sqrt() / 2 if self.new_coords else ratio.log()], dim=1)
 
-    def logit(self, values: Tensor) -> Tensor:
-        """What `probability` takes the sigmoid of."""
-        return values.logit(eps=1e-6) if self.new_coords else values
-
     def probability(self, values: Tensor) -> Tensor:
         """In [0, 1], of what the network gives for a position in its cell or for objectness."""
         return values if self.new_coords else values.sigmoid()

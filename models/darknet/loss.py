@@ -2,95 +2,31 @@
 
 https://arxiv.org/abs/1612.08242 ([region]: YOLOv2), https://arxiv.org/abs/1804.02767 ([yolo]: YOLOv3),
 https://arxiv.org/abs/2004.10934 (iou_thresh, CIoU). Every sum is over the anchors, then the mean over the images.
+
+Objectness costs the binary cross entropy of its logit, in [yolo] and [region] alike, whose gradient is found - wanted.
+So do the classes of [yolo] and the position in the cell. Where a network's last activation is the sigmoid already
+(new_coords), they cost half the squared error, which has this gradient by what the network gives.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from shardlens.models.boxes.overlap import iou
 from shardlens.models.darknet.anchors import shape_iou
-from shardlens.models.darknet.cfg import Section
 from shardlens.models.darknet.heads import Decoder, Level
+from shardlens.models.darknet.overlap import Overlap, darknet_gradient, overlap_loss
+from shardlens.models.darknet.terms import Terms
 from shardlens.models.errors import ModelError
 from shardlens.models.options import require
 
-OVERLAP_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
-BOX_LOSSES = ("mse", "iou", *OVERLAP_LOSSES)
 PRIOR_WEIGHT = 0.01
 """Of the pull of every box to its anchor, in the first images of a YOLOv2."""
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The parts of the loss, and their weights."""
-
-    box: str = "mse"
-    """mse: errors of what the network gives for a box; iou, giou, diou, ciou: of the box itself."""
-    box_weight: float = 1.0
-    object_weight: float = 1.0
-    """Of the objectness of anchors that an object is matched to."""
-    empty_weight: float = 1.0
-    """Of the objectness of all others."""
-    class_weight: float = 1.0
-    ignore_threshold: float = 0.5
-    """An anchor whose box overlaps an object more than that is not called empty."""
-    match_threshold: float = 1.0
-    """Anchors whose shape's IoU with an object is above that are matched to it, beside its best one."""
-    rescore: bool = False
-    """Whether objectness is to be the box's IoU with its object, instead of 1."""
-    burn_in: int = 0
-    """Images of the beginning in which every box is pulled to its anchor."""
-
-
-def read_terms(section: Section, burn_in: int = 0) -> Terms:
-    """What a [yolo] or [region] section says of the loss, with Darknet's defaults."""
-    box = section.text("iou_loss", "mse")
-    if box not in BOX_LOSSES:
-        raise section.error(f"iou_loss={box} is not known; known: {', '.join(BOX_LOSSES)}", "iou_loss")
-    if section.kind == "region":
-        return Terms(
-            box,
-            box_weight=section.number("coord_scale", 1),
-            object_weight=section.number("object_scale", 1),
-            empty_weight=section.number("noobject_scale", 1),
-            class_weight=section.number("class_scale", 1),
-            ignore_threshold=section.number("thresh", 0.5),
-            rescore=section.integer("rescore", 0) != 0,
-            burn_in=burn_in,
-        )
-    weight = section.number("obj_normalizer", 1)
-    return Terms(
-        box,
-        box_weight=section.number("iou_normalizer", 1 if box == "mse" else 0.75),
-        object_weight=weight,
-        empty_weight=weight,
-        class_weight=section.number("cls_normalizer", 1),
-        ignore_threshold=section.number("ignore_thresh", 0.5),
-        match_threshold=section.number("iou_thresh", 1),
-        burn_in=burn_in,
-    )
-
-
-def loss_keys(kind: str, box_loss: str, box_weight: float, ignore_threshold: float) -> dict[str, object]:
-    """What a section of that `kind` says of these, as `read_terms` reads it.
-
-    Raises:
-        ModelError: a value that cannot be.
-    """
-    require("box_weight", box_weight, 0)
-    require("ignore_threshold", ignore_threshold, 0, 1)
-    if box_loss not in BOX_LOSSES:
-        raise ModelError(f"option box_loss is {box_loss!r}; expected one of {', '.join(BOX_LOSSES)}")
-    weight, threshold = ("coord_scale", "thresh") if kind == "region" else ("iou_normalizer", "ignore_thresh")
-    return {"iou_loss": box_loss, weight: box_weight, threshold: ignore_threshold}
 
 
 class Truth(NamedTuple):
@@ -125,20 +61,25 @@ class Match(NamedTuple):
 
 
 class DarknetLoss(nn.Module):
-    """The loss of a network with these levels, whose images are `width` x `height` pixels inside."""
+    """The loss of a network with these levels, whose images are `width` x `height` pixels inside.
+
+    `terms` are those of each level, or one for all of them.
+    """
 
     prior: Tensor  # (A, 2) width, height of every level's anchors as a share of the input
     shape: Tensor  # (A,) int64, equal for anchors of several levels that are one and the same
     start: Tensor  # (A,) number of the anchor's first cell among the decoder's M
     grid: Tensor  # (A, 2) columns, rows of its level
+    level: Tensor  # (A,) int64, number of the anchor's level
+    level_of: Tensor  # (M,) int64, number of the level of each anchor of each cell
     size: Tensor  # (4,) width, height, width, height of the input
     seen: Tensor  # () int64, images so far; kept with the weights while a burn-in needs it
 
-    def __init__(self, levels: Sequence[Level], width: int, height: int, terms: Terms) -> None:
+    def __init__(self, levels: Sequence[Level], width: int, height: int, terms: Terms | Sequence[Terms]) -> None:
         super().__init__()
-        self.terms, self.softmax, self.tree = terms, levels[0].softmax, levels[0].tree
-        self.labels = levels[0].labels
-        cells = [level.shape.height * level.shape.width for level in levels for _ in level.anchors]
+        self.terms = (terms,) * len(levels) if isinstance(terms, Terms) else tuple(terms)
+        self.softmax, self.tree, self.labels = levels[0].softmax, levels[0].tree, levels[0].labels
+        cells = [count for level in levels for count in _cells(level)]
         sides = [(level.shape.width, level.shape.height) for level in levels for _ in level.anchors]
         anchors = [anchor for level in levels for anchor in level.anchors]
         prior = torch.tensor(anchors)
@@ -146,22 +87,34 @@ class DarknetLoss(nn.Module):
         self.register_buffer("prior", prior / torch.tensor([width, height]), persistent=False)
         self.register_buffer("start", torch.tensor([0, *cells[:-1]]).cumsum(0), persistent=False)
         self.register_buffer("grid", torch.tensor(sides), persistent=False)
+        numbers = torch.tensor([i for i, level in enumerate(levels) for _ in level.anchors])
+        self.register_buffer("level", numbers, persistent=False)
+        each = [torch.full((count,), i) for i, level in enumerate(levels) for count in _cells(level)]
+        self.register_buffer("level_of", torch.cat(each), persistent=False)
         self.register_buffer("size", torch.tensor([width, height] * 2).float(), persistent=False)
-        require("burn_in", terms.burn_in, 0)
-        self.register_buffer("seen", torch.tensor(0), persistent=terms.burn_in > 0)
+        self.burn_in = self.terms[0].burn_in
+        require("burn_in", self.burn_in, 0)
+        self.register_buffer("seen", torch.tensor(0), persistent=self.burn_in > 0)
 
     def forward(self, decoder: Decoder, values: Tensor, truth: Truth) -> dict[str, Tensor]:
-        """Losses by name, of `decoder.rows` (N, M, 5 + classes). Without objects only the objectness costs."""
+        """Losses by name, of `decoder.rows` (N, M, 5 + classes). Without objects only the objectness costs.
+
+        Raises:
+            ModelError: the .cfg asks for a loss that is not supported.
+        """
+        reason = next((terms.untrainable for terms in self.terms if terms.untrainable), None)
+        if reason is not None:
+            raise ModelError(f"the network can predict but not be trained: its .cfg says {reason}")
         boxes = decoder.boxes(values)
         found = self.match(truth, boxes.shape[1])
         rows, own = values.flatten(0, 1)[found.slot], boxes.flatten(0, 1)[found.slot]
         wanted = truth.boxes[found.truth]
         parts = {
-            "box": self.terms.box_weight * self._box(decoder, rows, own, wanted, found.slot),
+            "box": self._box(decoder, rows, own, wanted, found.slot),
             "objectness": self._objectness(decoder, values, boxes.detach(), truth, found),
-            "classes": self.terms.class_weight * self._classes(decoder, rows[:, 5:], found.classes, truth, found),
+            "classes": self._classes(decoder, rows[:, 5:], truth, found),
         }
-        if self.terms.burn_in:
+        if self.burn_in:
             parts["prior"] = self._prior(decoder, values)
         return {name: part / len(values) for name, part in parts.items()}
 
@@ -173,7 +126,7 @@ class DarknetLoss(nn.Module):
         """
         likeness = shape_iou(truth.boxes[:, 2:] - truth.boxes[:, :2], self.prior)
         best = self.shape == self.shape[likeness.argmax(dim=1), None]
-        owner, anchor = torch.where(best | (likeness > self.terms.match_threshold))
+        owner, anchor = torch.where(best | (likeness > self._by_level("match_threshold")[self.level]))
         center = (truth.boxes[owner, :2] + truth.boxes[owner, 2:]) / 2
         grid = self.grid[anchor]
         cell = (center * grid).long().clamp(min=0).minimum(grid - 1)
@@ -185,40 +138,76 @@ class DarknetLoss(nn.Module):
         return Match(slots, last, classes)
 
     def _box(self, decoder: Decoder, rows: Tensor, own: Tensor, wanted: Tensor, slot: Tensor) -> Tensor:
-        if self.terms.box == "iou":
-            return (1 - iou(own, wanted)).sum()
-        if self.terms.box in OVERLAP_LOSSES:
-            loss: Tensor = OVERLAP_LOSSES[self.terms.box](own * self.size, wanted * self.size, reduction="sum")
-            return loss
-        aim = decoder.encode(wanted, slot % len(decoder.cell))
+        total = rows.new_zeros(())
+        for kind in dict.fromkeys(terms.box for terms in self.terms):
+            here = slot.new_tensor([terms.box == kind for terms in self.terms])[self._level(slot)] > 0
+            if kind == "mse":
+                total = total + self._coordinates(decoder, rows[here], wanted[here], slot[here])
+            else:
+                matched = rows[here], own[here], wanted[here], slot[here]
+                total = total + self._overlap(cast(Overlap, kind), decoder, *matched)
+        return total
+
+    def _coordinates(self, decoder: Decoder, rows: Tensor, wanted: Tensor, slot: Tensor) -> Tensor:
+        anchors = slot % len(decoder.cell)
+        aim = decoder.encode(wanted, anchors)
         sides = wanted[:, 2:] - wanted[:, :2]
         weight = 2 - sides.prod(dim=1, keepdim=True)  # small objects count up to twice
-        return (weight * coordinate_errors(decoder, rows, aim)).sum()
+        scale = decoder.scale[anchors]  # Darknet compares positions in cells, which scale_x_y stretches
+        errors = coordinate_errors(decoder, rows, aim) * torch.cat([scale, scale, torch.ones_like(scale)[:, [0, 0]]], 1)
+        return (self._by_level("box_weight")[self._level(slot), None] * weight * errors).sum()
+
+    def _overlap(
+        self, kind: Overlap, decoder: Decoder, rows: Tensor, own: Tensor, wanted: Tensor, slot: Tensor
+    ) -> Tensor:
+        """The value of the overlap loss, with Darknet's gradient by the network's values."""
+        level = self._level(slot)
+        weight, most = self._by_level("box_weight")[level], self._by_level("max_delta")[level, None]
+        stretch = torch.ones_like(rows[:, 2:4]) if decoder.new_coords else rows[:, 2:4].detach().exp()
+        gradient = weight[:, None] * darknet_gradient(kind, own, wanted)
+        gradient = torch.cat([gradient[:, :2], torch.nan_to_num(gradient[:, 2:] * stretch, posinf=0.0, neginf=0.0)], 1)
+        gradient = gradient.clamp(-most, most)
+        value = (weight * overlap_loss(kind, own.detach(), wanted, self.size)).sum()
+        return value + (gradient * (rows[:, :4] - rows[:, :4].detach())).sum()
+
+    def _by_level(self, name: str) -> Tensor:
+        """That field of the terms of each level."""
+        return self.size.new_tensor([float(getattr(terms, name)) for terms in self.terms])
+
+    def _level(self, slot: Tensor) -> Tensor:
+        """The level of each slot (P,)."""
+        return self.level_of[slot % len(self.level_of)]
 
     def _objectness(self, decoder: Decoder, values: Tensor, boxes: Tensor, truth: Truth, found: Match) -> Tensor:
-        logits, terms = decoder.logit(values[..., 4]).flatten(), self.terms
-        aim, weight = torch.zeros_like(logits), torch.full_like(logits, terms.empty_weight)
-        weight[(best_overlaps(boxes, truth) > terms.ignore_threshold).flatten()] = 0
-        weight[found.slot] = terms.object_weight
-        own = boxes.flatten(0, 1)[found.slot]
-        aim[found.slot] = iou(own, truth.boxes[found.truth]) if terms.rescore else 1.0
-        if self.softmax:
-            return (weight * (logits.sigmoid() - aim) ** 2).sum()
-        return F.binary_cross_entropy_with_logits(logits, aim, weight, reduction="sum")
+        given, level = values[..., 4], self.level_of
+        ignored = best_overlaps(boxes, truth) > self._by_level("ignore_threshold")[level]
+        weight = torch.where(ignored, 0, self._by_level("empty_weight")[level]).to(given).flatten()
+        weight[found.slot] = self._by_level("object_weight")[self._level(found.slot)].to(weight)
+        aim, own = torch.zeros_like(weight), boxes.flatten(0, 1)[found.slot]
+        rescored = self._by_level("rescore")[self._level(found.slot)] > 0
+        aim[found.slot] = torch.where(rescored, iou(own, truth.boxes[found.truth]), 1.0).to(aim)
+        return (weight * probability_errors(decoder, given.flatten(), aim)).sum()
 
-    def _classes(self, decoder: Decoder, values: Tensor, wanted: Tensor, truth: Truth, found: Match) -> Tensor:
+    def _classes(self, decoder: Decoder, values: Tensor, truth: Truth, found: Match) -> Tensor:
+        weight = self._by_level("class_weight")
         if self.tree is not None:
-            return self.tree.loss(values, truth.labels[found.truth])
+            return weight[0] * self.tree.loss(values, truth.labels[found.truth])
         if self.softmax:
-            return F.cross_entropy(values, truth.labels[found.truth], reduction="sum")
-        return F.binary_cross_entropy_with_logits(decoder.logit(values), wanted, reduction="sum")
+            return weight[0] * F.cross_entropy(values, truth.labels[found.truth], reduction="sum")
+        each = probability_errors(decoder, values, found.classes.to(values))
+        return (weight[self._level(found.slot), None] * each).sum()
 
     def _prior(self, decoder: Decoder, values: Tensor) -> Tensor:
         """Every box's errors from its anchor in the middle of its cell, for the first `burn_in` images; then 0."""
-        begun = self.seen < self.terms.burn_in
+        begun = self.seen < self.burn_in
         self.seen += len(values)
         aim = values.new_tensor([0.5, 0.5, 0, 0])
         return PRIOR_WEIGHT * begun * coordinate_errors(decoder, values, aim).sum()
+
+
+def _cells(level: Level) -> list[int]:
+    """How many cells each of the level's anchors has."""
+    return [level.shape.height * level.shape.width] * len(level.anchors)
 
 
 def coordinate_errors(decoder: Decoder, values: Tensor, aim: Tensor) -> Tensor:
@@ -228,9 +217,20 @@ def coordinate_errors(decoder: Decoder, values: Tensor, aim: Tensor) -> Tensor:
     are. So x and y cost a cross entropy (less the least that it can be), width and height half a square.
     """
     wanted = aim[..., :2].expand_as(values[..., :2])
-    entropy = -(torch.xlogy(wanted, wanted) + torch.xlogy(1 - wanted, 1 - wanted))
-    xy = F.binary_cross_entropy_with_logits(decoder.logit(values[..., :2]), wanted, reduction="none") - entropy
+    xy = probability_errors(decoder, values[..., :2], wanted)
+    if not decoder.new_coords:
+        xy = xy + torch.xlogy(wanted, wanted) + torch.xlogy(1 - wanted, 1 - wanted)
     return torch.cat([xy, (values[..., 2:4] - aim[..., 2:]) ** 2 / 2], dim=-1)
+
+
+def probability_errors(decoder: Decoder, values: Tensor, aim: Tensor) -> Tensor:
+    """Costs of what the network gives for probabilities that should be `aim`, of the same shape.
+
+    The gradient by a logit is found - wanted; so it is by a probability, where the network gives those.
+    """
+    if decoder.new_coords:
+        return (values - aim) ** 2 / 2
+    return F.binary_cross_entropy_with_logits(values, aim, reduction="none")
 
 
 def best_overlaps(boxes: Tensor, truth: Truth) -> Tensor:

@@ -13,7 +13,8 @@ from shardlens.models.darknet import weights_file
 from shardlens.models.darknet.cfg import Section, render
 from shardlens.models.darknet.heads import HEADS, Decoder, Level, Selection, read_level
 from shardlens.models.darknet.layers import Built, Shape, build
-from shardlens.models.darknet.loss import DarknetLoss, read_terms, read_truth
+from shardlens.models.darknet.loss import DarknetLoss, read_truth
+from shardlens.models.darknet.terms import read_terms
 from shardlens.models.darknet.tree import WordTree
 from shardlens.models.errors import ModelError
 from shardlens.models.spec import InputRule
@@ -28,7 +29,7 @@ class DarknetDetector(nn.Module):
 
     `layers[i]` is the .cfg's layer i, `size` the (height, width) that every image is stretched to, `cfg` the text that
     Darknet would read, `tree` what its `tree=` and `map=` name. `burn_in` is for [region] networks, see
-    `shardlens.models.darknet.loss.Terms`.
+    `shardlens.models.darknet.terms.Terms`.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class DarknetDetector(nn.Module):
         self.sources = [layer.sources for layer in built]
         self.done = _last_uses(self.sources)
         self.decoder = Decoder(levels, image.width, image.height)
-        self.loss = DarknetLoss(levels, image.width, image.height, read_terms(rest[self.heads[0]], burn_in))
+        terms = [read_terms(rest[i], burn_in) for i in self.heads]
+        self.loss = DarknetLoss(levels, image.width, image.height, terms)
         self.header = weights_file.Header()
         for index, level in zip(self.heads, levels, strict=True):
             _expect_little(self.layers[index - 1], len(level.anchors))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from shardlens.models.darknet.architectures import TREE_ANCHORS, Plan, read_anchors, yolo9000
 from shardlens.models.darknet.heads import Selection
-from shardlens.models.darknet.loss import loss_keys
 from shardlens.models.darknet.network import DarknetDetector, input_rule
+from shardlens.models.darknet.terms import loss_keys
 from shardlens.models.darknet.tree import WordTree, flat_tree, read_map, read_tree
 from shardlens.models.errors import ModelError
 from shardlens.models.spec import ModelSpec

@@ -11,8 +11,8 @@ from shardlens.models.darknet import architectures, yolo9000
 from shardlens.models.darknet.architectures import Anchors, Plan, read_anchors
 from shardlens.models.darknet.cfg import Section, parse
 from shardlens.models.darknet.heads import Selection
-from shardlens.models.darknet.loss import loss_keys
 from shardlens.models.darknet.network import DarknetDetector, input_rule
+from shardlens.models.darknet.terms import loss_keys
 from shardlens.models.darknet.yolo9000 import word_tree
 from shardlens.models.errors import ModelError
 from shardlens.models.spec import ModelSpec
@@ -35,14 +35,20 @@ class Variant:
     """Further keys of those."""
     box_loss: str = "mse"
     box_weight: float = 1.0
-    ignore_threshold: float = 0.5
+    ignore_threshold: float = 0.7
 
 
 YOLOV2, YOLOV3, YOLOV4 = (f"https://arxiv.org/abs/{number}" for number in ("1612.08242", "1804.02767", "2011.08036"))
 VARIANTS = (
     Variant("yolov2", YOLOV2, architectures.yolov2, architectures.REGION_ANCHORS, "region", ignore_threshold=0.6),
     Variant(
-        "yolov2_tiny", YOLOV2, architectures.yolov2_tiny, architectures.REGION_ANCHORS, "region", ignore_threshold=0.6
+        "yolov2_tiny",
+        YOLOV2,
+        architectures.yolov2_tiny,
+        architectures.REGION_ANCHORS,
+        "region",
+        head={"rescore": 0},
+        ignore_threshold=0.6,
     ),
     Variant("yolov3", YOLOV3, architectures.yolov3, architectures.ANCHORS),
     Variant("yolov3_spp", YOLOV3, architectures.yolov3_spp, architectures.ANCHORS),
@@ -55,7 +61,6 @@ VARIANTS = (
         head={"scale_x_y": 1.05},
         box_loss="ciou",
         box_weight=0.07,
-        ignore_threshold=0.7,
     ),
 )
 

@@ -155,13 +155,21 @@ def test_options_that_cannot_be(options, message):
 
 @pytest.mark.parametrize(
     ("name", "box", "weight", "ignore"),
-    [("yolov2", "mse", 1, 0.6), ("yolov3", "mse", 1, 0.5), ("yolov4_tiny", "ciou", 0.07, 0.7)],
+    [
+        ("yolov2", "mse", 1, 0.6),
+        ("yolov2_tiny", "mse", 1, 0.6),
+        ("yolov3", "mse", 1, 0.7),
+        ("yolov3_spp", "mse", 1, 0.7),
+        ("yolov3_tiny", "mse", 1, 0.7),
+        ("yolov4_tiny", "ciou", 0.07, 0.7),
+    ],
 )
 def test_the_losses_are_as_published_unless_asked_otherwise(name, box, weight, ignore):
-    terms = small(name).loss.terms
+    terms = small(name).loss.terms[0]
+    assert set(small(name).loss.terms) == {terms}
     assert (terms.box, terms.box_weight, terms.ignore_threshold) == (box, weight, ignore)
-    assert (terms.rescore, terms.object_weight) == ((True, 5) if name == "yolov2" else (False, 1))
-    asked = small(name, box_loss="giou", box_weight=2, ignore_threshold=0.4).loss.terms
+    assert (terms.rescore, terms.object_weight) == (name == "yolov2", 5 if name.startswith("yolov2") else 1)
+    asked = small(name, box_loss="giou", box_weight=2, ignore_threshold=0.4).loss.terms[0]
     assert (asked.box, asked.box_weight, asked.ignore_threshold) == ("giou", 2, 0.4)
 
 

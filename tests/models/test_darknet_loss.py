@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 
+from shardlens.models import build
 from shardlens.models.darknet.cfg import parse
 from shardlens.models.darknet.heads import Decoder, Level
 from shardlens.models.darknet.layers import Shape
-from shardlens.models.darknet.loss import DarknetLoss, Terms, Truth, best_overlaps, read_terms, read_truth
+from shardlens.models.darknet.loss import DarknetLoss, Truth, best_overlaps, read_truth
+from shardlens.models.darknet.terms import Terms, read_terms
 from shardlens.models.errors import ModelError
 
 COARSE = Level(((32.0, 32.0), (48.0, 24.0)), classes=2, scale=1.0, new_coords=False, shape=Shape(14, 2, 2))
@@ -165,10 +167,97 @@ def test_a_regions_loss_by_hand():
     # the box found is 16 x 16 in the middle of the last cell, the object 16 x 8 there: IoU one half
     found = losses(loss, decoder, raw, truth((0, 0, 48, 48, 16, 8)))
     assert found["classes"] == pytest.approx(3 * math.log(4 / 3), rel=1e-5)
-    assert found["objectness"] == pytest.approx(2 * 3 * 0.25, rel=1e-5)  # the object's anchor has 0.5, which is right
-    sure, _ = criterion(REGION, object_weight=5.0, empty_weight=2.0)
-    found = losses(sure, decoder, raw, truth((0, 0, 48, 48, 16, 8)))
-    assert found["objectness"] == pytest.approx(2 * 3 * 0.25 + 5 * 0.25, rel=1e-5)
+    assert found["objectness"] == pytest.approx((2 * 3 + 5) * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize(("rescore", "aim"), [(True, 0.5), (False, 1.0)])
+def test_a_regions_objectness_has_the_gradient_found_minus_wanted(rescore, aim):
+    loss, decoder = criterion(REGION, object_weight=5.0, empty_weight=2.0, rescore=rescore)
+    raw = values(anchors=4).detach()
+    raw[0, :, 4] = torch.tensor([0.0, 1.0, -2.0, 1.5])
+    raw.requires_grad_()
+    loss(decoder, raw, truth((0, 0, 48, 48, 16, 8)))["objectness"].backward()
+    found = raw.detach()[0, :, 4].sigmoid().tolist()
+    expected = [2 * found[0], 2 * found[1], 2 * found[2], 5 * (found[3] - aim)]
+    assert raw.grad[0, :, 4].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_probabilities_themselves_have_the_gradient_found_minus_wanted():
+    """new_coords: Darknet leaves the derivative of the last sigmoid to the layer that has it."""
+    level = Level(((32.0, 16.0),), 2, 1.0, True, Shape(7, 2, 2))
+    loss, decoder = criterion(level)
+    raw = torch.full((1, 4, 7), 0.3, requires_grad=True)
+    sum(loss(decoder, raw, truth((0, 1, 16, 16, 32, 16))).values()).backward()
+    weight = 2 - 32 * 16 / 64**2
+    box = [weight * (0.3 - 0.5)] * 4  # in the middle of the cell, as large as the anchor: a half each
+    assert raw.grad[0, 0].tolist() == pytest.approx([*box, 0.3 - 1, 0.3 - 0, 0.3 - 1], rel=1e-4)
+    assert raw.grad[0, 1:, 4].tolist() == pytest.approx([0.3] * 3)
+
+
+def test_positions_count_in_cells_that_scale_x_y_stretches():
+    level = Level(((16.0, 16.0),), 2, 1.5, False, Shape(7, 2, 2))
+    loss, decoder = criterion(level)
+    raw = torch.zeros(1, 4, 7, requires_grad=True)
+    loss(decoder, raw, truth((0, 1, 8, 16, 16, 16)))["box"].backward()
+    weight = 2 - 16**2 / 64**2
+    # found 0.5 of a cell (whatever the scale), wanted 0.25 of it
+    assert raw.grad[0, 0, :4].tolist() == pytest.approx([weight * (0.5 - 0.25), 0, 0, 0], rel=1e-4, abs=1e-6)
+
+
+def test_each_head_has_its_own_terms():
+    heads = (Terms(object_weight=4.0, empty_weight=4.0, class_weight=2.0), Terms("giou", 3.0, 0.4, 0.4))
+    loss, decoder = DarknetLoss((COARSE, FINE), SIDE, SIDE, heads), Decoder((COARSE, FINE), SIDE, SIDE)
+    half = math.log(2)
+    found = losses(loss, decoder, values(), truth())
+    assert found["objectness"] == pytest.approx((8 * 4 + 16 * 0.4) * half, rel=1e-5)
+    coarse, fine = (0, 1, 8, 16, 30, 30), (0, 0, 40, 20, 9, 7)
+    alone = [
+        losses(*criterion(COARSE, FINE, box=box), values(), truth(thing))
+        for box, thing in (("mse", coarse), ("giou", fine))
+    ]
+    found = losses(loss, decoder, values(), truth(coarse, fine))
+    assert found["box"] == pytest.approx(alone[0]["box"] + 3 * alone[1]["box"], rel=1e-5)
+    assert found["classes"] == pytest.approx(2 * 2 * half + 1 * 2 * half, rel=1e-5)
+
+
+def test_the_terms_of_each_head_are_read_from_its_section():
+    text = (
+        "[net]\nwidth=64\nheight=64\nchannels=3\n"
+        + "[convolutional]\nfilters=7\nsize=1\nactivation=linear\n[yolo]\nanchors=8,8\nclasses=2\nobj_normalizer={}\n"
+        * 3
+    ).format(4.0, 1.0, 0.4)
+    parts = text.split("[convolutional]")
+    linked = parts[0] + "".join(
+        ("[route]\nlayers=0\n" if i else "[convolutional]\nfilters=4\nsize=3\npad=1\nactivation=leaky\n")
+        + "[convolutional]"
+        + part
+        for i, part in enumerate(parts[1:])
+    )
+    network = build("darknet", 2, {"cfg": linked})
+    assert [terms.object_weight for terms in network.loss.terms] == [4.0, 1.0, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("objectness_smooth=1", "objectness_smooth=1 is not supported in training; remove it or set it to 0"),
+        ("counters_per_class=3,4", "counters_per_class is not supported in training"),
+        ("focal_loss=1", "focal_loss=1"),
+        ("label_smooth_eps=0.1", "label_smooth_eps=0.1"),
+        ("truth_thresh=.7", "truth_thresh=.7 is not supported in training; remove it or set it to 1"),
+    ],
+)
+def test_losses_that_are_not_supported_are_refused_in_training_alone(line, reason):
+    cfg = (
+        "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=7\nsize=1\nactivation=linear\n"
+        f"[yolo]\nanchors=8,8\nclasses=2\ntruth_thresh=1\n{line}\n"
+    )
+    cfg = cfg.replace("truth_thresh=1\ntruth", "truth")
+    network = build("darknet", 2, {"cfg": cfg})
+    network.eval()([torch.rand(3, 20, 20)])
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    with pytest.raises(ModelError, match=f"can predict but not be trained: its .cfg says {reason}"):
+        network.train()([torch.rand(3, 20, 20)], [target])
 
 
 def test_boxes_are_pulled_to_their_anchors_at_first():
@@ -221,8 +310,8 @@ def test_a_section_says_what_is_minimized():
     assert read_terms(yolo) == Terms()
     assert read_terms(region) == Terms(object_weight=5, ignore_threshold=0.6, rescore=True)
     (ciou,) = parse(
-        "[net]\n[yolo]\niou_loss=ciou\niou_thresh=.2\nobj_normalizer=.4\nignore_thresh=.7\ncls_normalizer=.3"
+        "[net]\n[yolo]\niou_loss=ciou\niou_thresh=.2\nobj_normalizer=.4\nignore_thresh=.7\ncls_normalizer=.3\nmax_delta=5"
     )[1:]
-    assert read_terms(ciou) == Terms("ciou", 0.75, 0.4, 0.4, 0.3, 0.7, 0.2)
+    assert read_terms(ciou) == Terms("ciou", 0.75, 0.4, 0.4, 1.0, 0.7, 0.2, max_delta=5)  # no counters_per_class
     with pytest.raises(ModelError, match="iou_loss=uoi is not known; known: mse, iou, giou"):
         read_terms(parse("[net]\n[yolo]\niou_loss=uoi")[1])

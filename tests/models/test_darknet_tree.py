@@ -7,7 +7,8 @@ from shardlens.models import build
 from shardlens.models.darknet.cfg import parse
 from shardlens.models.darknet.heads import Decoder, Level, Selection, read_level
 from shardlens.models.darknet.layers import Shape
-from shardlens.models.darknet.loss import DarknetLoss, Terms, Truth
+from shardlens.models.darknet.loss import DarknetLoss, Truth
+from shardlens.models.darknet.terms import Terms
 from shardlens.models.darknet.tree import WordTree, flat_tree, read_map, read_tree, write_tree
 from shardlens.models.errors import ModelError
 from tests.models.small import SMALL
