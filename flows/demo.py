@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from shardlens.flows.artifacts import watched_by
 from shardlens.flows.inference import Inference, dataset_inference
-from shardlens.flows.shapes import draw_dataset
 from shardlens.flows.stages import ingest
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline.cli.console import Output, print_table, progress_bars
 from shardlens.pipeline.cli.render import render
 from shardlens.pipeline.executors.base import ExecutorConfig

@@ -10,9 +10,9 @@ from prefect.runtime import flow_run
 
 from shardlens.flows import tasks
 from shardlens.flows.embedded import flow
-from shardlens.flows.forms import Form
-from shardlens.flows.patience import Patience
-from shardlens.flows.stages import Trying, Workers
+from shardlens.flows.parameter_forms import Form
+from shardlens.flows.retries import RetryPolicy
+from shardlens.flows.stages import Retry, Workers
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
@@ -53,7 +53,7 @@ def dataset_inference(
     train: Annotated[TrainConfig | None, Form(TrainConfig)] = None,
     evaluate: bool = True,
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Inference:
     """Predict a whole dataset with a model, and score it: what changed at its source is taken in first.
 
@@ -68,23 +68,23 @@ def dataset_inference(
         train: Fit a model first, on the executor named in there, and predict with it.
         evaluate: Score the run, if the dataset has annotations.
         executor: Where the stages run, and on how many workers.
-        patience: How often and how long each stage is tried.
+        retry: How often and how long each stage is tried.
     """
     done: list[object] = []
     if ingest is not None:
         taken = _placed(ingest, predict, "name")
-        done.append(patience.on(tasks.ingest)(taken, executor))
+        done.append(retry.on(tasks.ingest)(taken, executor))
     elif refresh and "@" not in predict.dataset:  # a version that is named stays as it is
-        done.append(patience.on(tasks.ingest_again)(predict.warehouse, predict.dataset, executor))
+        done.append(retry.on(tasks.ingest_again)(predict.warehouse, predict.dataset, executor))
     if train is not None:
-        trained = patience.on(tasks.train)(_placed(train, predict), wait_for=done)
+        trained = retry.on(tasks.train)(_placed(train, predict), wait_for=done)
         predict = _with_checkpoint(predict, trained.checkpoint, train.model)
         done.append(trained)
-    report = patience.on(tasks.predict)(predict, executor, wait_for=done)
+    report = retry.on(tasks.predict)(predict, executor, wait_for=done)
     if not (evaluate and _has_annotations(report, predict.warehouse)):
         return Inference(report, None)
     scored = EvaluateConfig(report.run, warehouse=predict.warehouse)
-    return Inference(report, patience.on(tasks.evaluate)(scored, executor, wait_for=[report]))
+    return Inference(report, retry.on(tasks.evaluate)(scored, executor, wait_for=[report]))
 
 
 def _placed(config: Placed, predict: PredictConfig, name: str | None = None) -> Placed:

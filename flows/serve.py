@@ -21,9 +21,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 from prefect.types.entrypoint import EntrypointType
 
 from shardlens.flows.credentials import auth_file, auth_string
-from shardlens.flows.forms import given
 from shardlens.flows.inference import dataset_inference
-from shardlens.flows.patience import Patience
+from shardlens.flows.parameter_forms import given
+from shardlens.flows.retries import RetryPolicy
 from shardlens.flows.server import prefect_server
 from shardlens.pipeline import storage
 from shardlens.pipeline.cli.console import Flat
@@ -89,7 +89,7 @@ def serve(
     *,
     schedule: Annotated[ServeConfig, Flat] = ServeConfig(),
     executor: Annotated[ExecutorConfig, Flat] = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Annotated[Patience, Flat] = Patience(),  # noqa: B008 - frozen
+    retry: Annotated[RetryPolicy, Flat] = RetryPolicy(),  # noqa: B008 - frozen
 ) -> None:
     """Predict a dataset on a schedule, until interrupted; Prefect's page shows the runs and takes more by hand.
 
@@ -102,7 +102,7 @@ def serve(
         "refresh": schedule.refresh,
         "evaluate": schedule.evaluate,
         "executor": given(executor),
-        "patience": given(patience),
+        "retry": given(retry),
     }
     deployment = RunnerDeployment.from_flow(
         dataset_inference,

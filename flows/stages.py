@@ -4,79 +4,79 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from shardlens.flows import logs, tasks
+from shardlens.flows import log_filters, tasks
 from shardlens.flows.embedded import flow
-from shardlens.flows.forms import Form
-from shardlens.flows.patience import Patience
+from shardlens.flows.parameter_forms import Form
+from shardlens.flows.retries import RetryPolicy
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.ingest import IngestConfig, IngestReport
 from shardlens.pipeline.predict import PredictConfig, PredictReport
 from shardlens.pipeline.train import TrainConfig, TrainReport
 
-logs.leave_out_tracebacks()
+log_filters.leave_out_tracebacks()
 
 Workers = Annotated[ExecutorConfig, Form(ExecutorConfig)]
-Trying = Annotated[Patience, Form(Patience)]
+Retry = Annotated[RetryPolicy, Form(RetryPolicy)]
 
 
 @flow("ingest", "ingest {config.name}")
 def ingest(
     config: Annotated[IngestConfig, Form(IngestConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> IngestReport:
     """Take images and annotations into the warehouse as a dataset.
 
     Args:
         config: What to take in, and as what.
         executor: Where it runs, and on how many workers.
-        patience: How often and how long it is tried.
+        retry: How often and how long it is tried.
     """
-    return patience.on(tasks.ingest)(config, executor)
+    return retry.on(tasks.ingest)(config, executor)
 
 
 @flow("predict", "predict {config.dataset}")
 def predict(
     config: Annotated[PredictConfig, Form(PredictConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> PredictReport:
     """Predict a dataset with a model and commit the run; an interrupted run is resumed.
 
     Args:
         config: What to predict, with what, and how.
         executor: Where it runs, and on how many workers.
-        patience: How often and how long it is tried.
+        retry: How often and how long it is tried.
     """
-    return patience.on(tasks.predict)(config, executor)
+    return retry.on(tasks.predict)(config, executor)
 
 
 @flow("evaluate", "evaluate {config.run}")
 def evaluate(
     config: Annotated[EvaluateConfig, Form(EvaluateConfig)],
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Evaluation:
     """Score a committed run against its dataset's annotations: AP and AR, Dice and IoU.
 
     Args:
         config: Which run to score.
         executor: Where it runs, and on how many workers.
-        patience: How often and how long it is tried.
+        retry: How often and how long it is tried.
     """
-    return patience.on(tasks.evaluate)(config, executor)
+    return retry.on(tasks.evaluate)(config, executor)
 
 
 @flow("train", "train {config.model} on {config.dataset}")
 def train(
     config: Annotated[TrainConfig, Form(TrainConfig)],
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> TrainReport:
     """Fit a model to a dataset and write a checkpoint that prediction takes as its weights.
 
     Args:
         config: What to train, on what, and how.
-        patience: How often and how long it is tried.
+        retry: How often and how long it is tried.
     """
-    return patience.on(tasks.train)(config)
+    return retry.on(tasks.train)(config)

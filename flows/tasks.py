@@ -17,7 +17,7 @@ from shardlens.flows.artifacts import (
     show_metrics,
     show_run,
 )
-from shardlens.flows.patience import may_pass
+from shardlens.flows.retries import worth_retrying
 from shardlens.pipeline import evaluate as evaluation
 from shardlens.pipeline import ingest as ingestion
 from shardlens.pipeline import predict as prediction
@@ -34,7 +34,9 @@ from shardlens.pipeline.warehouse import runs
 from shardlens.pipeline.warehouse.layout import Warehouse
 
 
-@task(task_run_name="ingest {config.name}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    task_run_name="ingest {config.name}", retry_condition_fn=worth_retrying, cache_policy=NO_CACHE, persist_result=False
+)
 def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
     """Take images and annotations into the warehouse as a dataset."""
     with open_executor(executor) as workers:
@@ -46,7 +48,7 @@ def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
 @task(
     name="ingest",
     task_run_name="ingest {dataset} again",
-    retry_condition_fn=may_pass,
+    retry_condition_fn=worth_retrying,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -65,7 +67,10 @@ def _tell(reports: Sequence[IngestReport]) -> None:
 
 
 @task(
-    task_run_name="predict {config.dataset}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False
+    task_run_name="predict {config.dataset}",
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
 )
 def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
     """Predict a dataset with a model and commit the run; finished shards are skipped."""
@@ -78,7 +83,12 @@ def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
     return report
 
 
-@task(task_run_name="evaluate {config.run}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    task_run_name="evaluate {config.run}",
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
     """Score a committed run against its dataset's annotations."""
     dataset = runs.open_committed(Warehouse(config.warehouse), config.run).dataset
@@ -93,7 +103,7 @@ def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
 @task(
     name="check",
     task_run_name="check {config.dataset}",
-    retry_condition_fn=may_pass,
+    retry_condition_fn=worth_retrying,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -105,7 +115,9 @@ def check(config: TrainConfig) -> TrainJob:
     return job
 
 
-@task(task_run_name="train {config.model}", retry_condition_fn=may_pass, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    task_run_name="train {config.model}", retry_condition_fn=worth_retrying, cache_policy=NO_CACHE, persist_result=False
+)
 def train(config: TrainConfig) -> TrainReport:
     """Fit a model to a dataset and write a checkpoint; what an earlier try left goes on from its last checkpoint."""
     logger = get_run_logger()

@@ -7,18 +7,18 @@ from typing import Annotated
 
 from prefect import get_run_logger
 
-from shardlens.flows import logs, tasks
+from shardlens.flows import log_filters, tasks
 from shardlens.flows.embedded import flow
-from shardlens.flows.forms import Form
-from shardlens.flows.patience import Patience
-from shardlens.flows.stages import Trying, Workers
+from shardlens.flows.parameter_forms import Form
+from shardlens.flows.retries import RetryPolicy
+from shardlens.flows.stages import Retry, Workers
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, PredictReport
 from shardlens.pipeline.train import TrainConfig, TrainReport
 
-logs.leave_out_tracebacks()
+log_filters.leave_out_tracebacks()
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def dataset_training(
     train: Annotated[TrainConfig, Form(TrainConfig)],
     evaluate: bool = True,
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
-    patience: Trying = Patience(),  # noqa: B008 - frozen
+    retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Training:
     """Fit a model to a dataset, then predict and score the split to validate on with the weights that were kept.
 
@@ -47,18 +47,18 @@ def dataset_training(
         train: What to train, on what, and how.
         evaluate: Predict and score the split to validate on, category by category, as a run of its own.
         executor: Where the prediction and its score run; the training's own executor is named in `train`.
-        patience: How often and how long each stage is tried.
+        retry: How often and how long each stage is tried.
     """
-    patience.on(tasks.check)(train)
-    report = patience.on(tasks.train)(train)
+    retry.on(tasks.check)(train)
+    report = retry.on(tasks.train)(train)
     if not evaluate or report.val_split is None:
         get_run_logger().info(
             "the checkpoint is not scored: %s", "not asked for" if not evaluate else "no split for it"
         )
         return Training(report, None, None)
-    prediction = patience.on(tasks.predict)(scoring(train, report), executor, wait_for=[report])
+    prediction = retry.on(tasks.predict)(scoring(train, report), executor, wait_for=[report])
     scored = EvaluateConfig(prediction.run, warehouse=train.warehouse)
-    evaluation = patience.on(tasks.evaluate)(scored, executor, wait_for=[prediction])
+    evaluation = retry.on(tasks.evaluate)(scored, executor, wait_for=[prediction])
     return Training(report, prediction, evaluation)
 
 

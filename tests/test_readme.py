@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardlens import models
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline import storage
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.ingest import IngestConfig, ingest

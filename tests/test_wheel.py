@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]

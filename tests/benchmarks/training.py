@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from shardlens import models
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.images.decode import decode

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline.cli import COMMANDS
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from shardlens.flows.server import prefect_server
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig

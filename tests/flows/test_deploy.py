@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from shardlens.pipeline.cli import build_app
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+"""The one place where the version is written; images are tagged with it."""
 
 
 def load(name: str) -> Any:
@@ -80,7 +83,7 @@ def test_prefect_deploys_them(client: SyncPrefectClient) -> None:
     assert (nightly.schedules[0].active, nightly.pull_steps) == (False, [])
 
 
-@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
+@pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
 def test_kubernetes_runs_the_pinned_ray_in_one_image(name: str) -> None:
     manifest = load(name)
     cluster = manifest["spec"].get("rayClusterSpec", manifest["spec"])
@@ -88,7 +91,7 @@ def test_kubernetes_runs_the_pinned_ray_in_one_image(name: str) -> None:
     assert cluster["authOptions"] == {"mode": "token"}
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     containers = [each for group in groups for each in group["template"]["spec"]["containers"]]
-    assert {each["image"] for each in containers} == {"shardlens:0.1.0"}
+    assert {each["image"] for each in containers} == {f"shardlens:{VERSION}"}
     assert all(each["resources"]["requests"] == each["resources"]["limits"] for each in containers)
     assert all(
         group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in cluster["workerGroupSpecs"]
@@ -96,7 +99,7 @@ def test_kubernetes_runs_the_pinned_ray_in_one_image(name: str) -> None:
 
 
 def test_the_job_is_a_command_that_can_be_given() -> None:
-    command, *words = shlex.split(load("rayjob.yaml")["spec"]["entrypoint"])
+    command, *words = shlex.split(load("kuberay-job.yaml")["spec"]["entrypoint"])
     assert command == "shardlens"
     _, bound, _ = build_app().parse_args(words, exit_on_error=False)
     assert bound.arguments["config"].dataset == "street"
@@ -107,9 +110,9 @@ def test_the_job_is_a_command_that_can_be_given() -> None:
 def test_ray_takes_the_cluster() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = load("ray-cluster.yaml")
+    config = load("ray-up-ssh.yaml")
     validate_config(prepare_config(config))
-    assert config["docker"]["image"] == "shardlens:0.1.0"
+    assert config["docker"]["image"] == f"shardlens:{VERSION}"
     assert config["min_workers"] == config["max_workers"] == len(config["provider"]["worker_ips"])
 
 
@@ -125,8 +128,9 @@ def test_the_image_installs_what_is_pinned_and_runs_as_nobody_special() -> None:
 
 def test_versions_are_those_of_the_pins() -> None:
     assert load("prefect.yaml")["prefect-version"] == pinned("prefect")
-    project = (ROOT / "pyproject.toml").read_text()
-    assert 'version = "0.1.0"' in project
+    for file in DEPLOY.iterdir():
+        named = set(re.findall(r"shardlens:(\d[\w.]*)", file.read_text()))
+        assert named <= {VERSION}, f"{file.name} names another version than pyproject.toml"
     assert pinned("SQLAlchemy").startswith("2.0.")
 
 

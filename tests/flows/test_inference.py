@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 
 from shardlens.flows.inference import Inference, dataset_inference
-from shardlens.flows.patience import Patience
+from shardlens.flows.retries import RetryPolicy
 from shardlens.pipeline.errors import ConfigError, ModelError, WeightsError
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.ingest import IngestConfig, ingest
@@ -25,11 +25,11 @@ from tests.flows.failing_store import Outage, failing_store
 from tests.flows.seen import artifacts, flow_run, task_runs
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
-AT_ONCE = Patience(retry_delay_seconds=0)
+AT_ONCE = RetryPolicy(retry_delay_seconds=0)
 
 
 def infer(*settings: Any, **more: Any) -> State[Inference]:
-    state: State[Inference] = dataset_inference(*settings, **{"patience": AT_ONCE, **more}, return_state=True)
+    state: State[Inference] = dataset_inference(*settings, **{"retry": AT_ONCE, **more}, return_state=True)
     return state
 
 
@@ -138,7 +138,7 @@ def test_settings_that_cannot_be_are_refused_before_the_run() -> None:
 # Prefect raises wherever the stage is just then, which may be in a callback that Python can only tell of
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stage_that_takes_too_long_is_stopped(shapes: PredictConfig) -> None:
-    state = infer(shapes, refresh=False, patience=Patience(retries=0, timeout_hours=0.01 / 3600))
+    state = infer(shapes, refresh=False, retry=RetryPolicy(retries=0, timeout_hours=0.01 / 3600))
     with pytest.raises(TimeoutError, match=r"timed out after 0\.01 second"):
         state.result()
 

@@ -16,8 +16,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 
 from shardlens.flows.artifacts import watched_by
-from shardlens.flows.patience import Patience
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.retries import RetryPolicy
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.flows.train import Training, dataset_training
 from shardlens.pipeline.errors import ConfigError, WeightsError
 from shardlens.pipeline.executors.base import Progress
@@ -49,7 +49,7 @@ def learning(warehouse: str) -> TrainConfig:
 
 def train(config: TrainConfig, **more: Any) -> State[Training]:
     state: State[Training] = dataset_training(
-        config, patience=Patience(retry_delay_seconds=0), **more, return_state=True
+        config, retry=RetryPolicy(retry_delay_seconds=0), **more, return_state=True
     )
     return state
 

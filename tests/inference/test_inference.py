@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from shardlens import models
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.models.spec import InputRule
 from shardlens.pipeline import masks, storage
 from shardlens.pipeline.errors import ConfigError, RunError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline import storage
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.ingest import IngestConfig, ingest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.models import MODELS, find
 from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.opening import open_executor

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shardlens.flows.shapes import draw_dataset
+from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline import masks, storage
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.evaluate import EvaluateConfig, evaluate

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from shardlens.flows.logs import leave_out_tracebacks, without_traceback
+from shardlens.flows.log_filters import leave_out_tracebacks, without_traceback
 from shardlens.pipeline.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""When a stage that failed is tried again, and how long it may take. Prefect retries a stage; shards are the executor's."""
+"""When a failed stage is retried, and how long it may take. Prefect retries stages; the executor retries shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shardlens.pipeline.errors import (
 
 T = TypeVar("T", bound=Task[Any, Any])
 
-HOPELESS = (
+PERMANENT = (
     ConfigError,
     ModelError,
     DatasetError,
@@ -33,19 +33,19 @@ HOPELESS = (
     AccessDeniedError,
     *(TypeError, AttributeError, NameError, ImportError, AssertionError),
 )
-"""Errors that stay until a person changes something: trying again would only hide their message for a while."""
+"""Errors that stay until a person changes something: a retry would only delay their message."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How often and how long a stage is tried."""
+class RetryPolicy:
+    """Retries and time limit of each stage."""
 
     retries: int = 2
-    """Times that a failed stage is tried again; finished shards are skipped, and faults of the settings are not retried."""
+    """Retries of a failed stage. Finished shards are skipped; errors in the settings are not retried."""
     retry_delay_seconds: float = 30.0
-    """Wait before the first retry; it doubles with each."""
+    """Seconds before the first retry; doubled for each further one."""
     timeout_hours: float = 24.0
-    """A stage that takes longer is stopped, and tried again while retries are left; it goes on where it was."""
+    """Time limit of a stage, in hours. One that takes longer is stopped and, while retries are left, resumed."""
 
     def __post_init__(self) -> None:
         if self.retries < 0:
@@ -56,14 +56,14 @@ class Patience:
             raise ConfigError(f"timeout_hours is {self.timeout_hours}: expected a number above 0")
 
     def on(self, task: T) -> T:
-        """Return `task` with this patience."""
+        """Return `task` with this policy."""
         delays = [self.retry_delay_seconds * 2**attempt for attempt in range(self.retries)]
         return task.with_options(  # type: ignore[return-value]  # Prefect's stubs lose the task's type
             retries=self.retries, retry_delay_seconds=delays or 0, timeout_seconds=self.timeout_hours * 3600
         )
 
 
-def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: not with what only a person can change."""
+def worth_retrying(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a retry may help, as Prefect's `retry_condition_fn`: not after an error that only a person can correct."""
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, HOPELESS)
+    return not isinstance(error, PERMANENT)

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
 from shardlens.flows import tasks
-from shardlens.flows.patience import Patience, may_pass
+from shardlens.flows.retries import RetryPolicy, worth_retrying
 from shardlens.pipeline import errors
 
 
@@ -31,16 +31,16 @@ from shardlens.pipeline import errors
         (TypeError("a fault of the program"), False),
     ],
 )
-def test_only_what_may_pass_is_tried_again(error: Exception, again: bool) -> None:
+def test_only_transient_errors_are_retried(error: Exception, again: bool) -> None:
     run = TaskRun(task_key="predict", dynamic_key="0")
-    assert may_pass(tasks.predict, run, Failed(data=error)) is again
+    assert worth_retrying(tasks.predict, run, Failed(data=error)) is again
 
 
-def test_a_task_takes_the_patience_of_its_run() -> None:
-    task = Patience(retries=3, retry_delay_seconds=10, timeout_hours=0.5).on(tasks.predict)
+def test_a_task_takes_the_policy_of_its_run() -> None:
+    task = RetryPolicy(retries=3, retry_delay_seconds=10, timeout_hours=0.5).on(tasks.predict)
     assert (task.retries, task.retry_delay_seconds, task.timeout_seconds) == (3, [10, 20, 40], 1800)
-    assert (task.name, task.retry_condition_fn) == ("predict", may_pass)
-    assert Patience(retries=0).on(tasks.predict).retries == 0
+    assert (task.name, task.retry_condition_fn) == ("predict", worth_retrying)
+    assert RetryPolicy(retries=0).on(tasks.predict).retries == 0
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_a_task_takes_the_patience_of_its_run() -> None:
         ({"timeout_hours": float("inf")}, "timeout_hours is inf: expected a number above 0"),
     ],
 )
-def test_impossible_patience_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_impossible_policies_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.ConfigError, match=message):
-        Patience(**settings)
+        RetryPolicy(**settings)

@@ -11,8 +11,8 @@ from prefect import Flow, flow
 from prefect.utilities.callables import parameter_schema
 
 from shardlens.flows import stages
-from shardlens.flows.forms import Form, field_lines, given
 from shardlens.flows.inference import dataset_inference
+from shardlens.flows.parameter_forms import Form, field_lines, given
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig
@@ -97,7 +97,7 @@ def test_the_form_of_an_inference() -> None:
     schema = parameter_schema(dataset_inference)
     assert schema.required == ["predict"]
     ordered = sorted(schema.properties, key=lambda name: schema.properties[name]["position"])
-    assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "patience"]
+    assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "retry"]
     expected = {
         "PredictConfig",
         "NetworkConfig",
@@ -105,7 +105,7 @@ def test_the_form_of_an_inference() -> None:
         "IngestConfig",
         "TrainConfig",
         "ExecutorConfig",
-        "Patience",
+        "RetryPolicy",
     }
     assert set(definitions(dataset_inference)) == expected
     assert definitions(dataset_inference)["ExecutorConfig"]["properties"]["kind"]["enum"] == ["local", "ray"]
