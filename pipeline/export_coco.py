@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.coco import to_coco
-from shardlens.pipeline.errors import RunError, StorageError
+from shardlens.pipeline.annotations.frame import as_annotated, is_turned, to_upright
+from shardlens.pipeline.errors import DatasetError, RunError, StorageError
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.runs import RunRecord
@@ -60,13 +61,24 @@ def export_coco(record: RunRecord, output: str) -> ExportReport:
 
 
 def _predictions(record: RunRecord) -> Iterator[dict[str, Any]]:
-    """Rows of the committed parts, shard by shard; a few parts are read at once."""
+    """Rows of the committed parts, shard by shard, in the frame of the dataset's annotations; a few are read at once."""
+    images = _images_of(record)
     parts = record.prediction_parts()
     for start in range(0, len(parts), READ_AT_ONCE):
         for data in storage.read_many([(uri, None, None) for uri in parts[start : start + READ_AT_ONCE]]):
             if isinstance(data, StorageError):
                 raise data
-            yield from _rows(tables.from_bytes(data))
+            table = tables.from_bytes(data)
+            yield from _rows(table if images is None else to_upright(table, images))
+
+
+def _images_of(record: RunRecord) -> pa.Table | None:
+    """The dataset's images where its annotations were turned at ingest; None where they were not, or it is gone."""
+    try:
+        images = Dataset.open(record.warehouse, record.dataset, record.dataset_version).images
+    except DatasetError:
+        return None
+    return images if is_turned(images) else None
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
@@ -85,13 +97,18 @@ def to_result(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def export_dataset(dataset: Dataset, output: str) -> ExportReport:
-    """Write a dataset as a COCO instances file, all splits; rows without a category are left out."""
+    """Write a dataset as a COCO instances file, all splits; rows without a category are left out.
+
+    Images and annotations are in the frame in which the annotations came.
+    """
     known = dataset.annotations.filter(dataset.annotations["category_id"].is_valid())
+    if is_turned(dataset.images):
+        known = to_upright(known, dataset.images)
 
     def write(file: IO[str]) -> None:
         info = {"description": f"{dataset.name}, version {dataset.version}"}
         file.write(f'{{"info": {json.dumps(info)},\n"images": ')
-        _write_list(file, (json.dumps(_image(row)) for row in _rows(dataset.images)))
+        _write_list(file, (json.dumps(_image(row)) for row in _rows(as_annotated(dataset.images))))
         file.write(',\n"categories": ')
         _write_list(file, (json.dumps(_category(row)) for row in _rows(dataset.categories)))
         file.write(',\n"annotations": ')

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.coco_results import Scope, read
+from shardlens.pipeline.annotations.frame import as_annotated, from_upright, is_turned
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
 from shardlens.pipeline.images.shards import Plan, plan
@@ -85,8 +86,10 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     where = storage.normalize(config.predictions)
     data = storage.read(where)
     stuff = _stuff(dataset) if config.task in {"auto", "panoptic"} else frozenset()
-    scope = Scope(where, shards.images, dataset.categories, config.split, config.task == "semantic", stuff)
-    rows = _ranked(read(data, scope))
+    scope = Scope(
+        where, as_annotated(shards.images), dataset.categories, config.split, config.task == "semantic", stuff
+    )
+    rows = _ranked(_in_stored_frame(read(data, scope), shards.images))
     task = config.task if config.task != "auto" else _task(rows)
     settings = {
         "model": None,
@@ -101,6 +104,11 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     if record.commit is None:
         runs.commit(record, _published(record, shards, rows, progress), {})
     return _report(record, task, shards.images, rows, scope)
+
+
+def _in_stored_frame(rows: pa.Table, images: pa.Table) -> pa.Table:
+    """Results are in the frame of the dataset's annotations."""
+    return from_upright(rows, images) if is_turned(images) else rows
 
 
 def _stuff(dataset: Dataset) -> frozenset[int]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.annotations.assembly import Assembled, assemble
+from shardlens.pipeline.annotations.assembly import Assembled, assemble, choose_frame
 from shardlens.pipeline.annotations.categories import named
 from shardlens.pipeline.annotations.formats import READERS, detect
-from shardlens.pipeline.annotations.inspection import inspect
+from shardlens.pipeline.annotations.frame import AskedFrame, Frame
+from shardlens.pipeline.annotations.inspection import deep_note, inspect
 from shardlens.pipeline.annotations.problems import Problem
 from shardlens.pipeline.annotations.source import MaskKind, Request
 from shardlens.pipeline.annotations.splits import Part, merge, of_splits
@@ -48,9 +49,14 @@ class IngestConfig:
     """What the pixels of mask images are: class ids (semantic) or instance ids."""
     classes: str | None = None
     """Names of the categories 1, 2, ...: comma-separated, or the URI of a .txt or .names file with one a line."""
+    frame: AskedFrame = "auto"
+    """What the annotations of images with an EXIF orientation were drawn on: the upright image, as viewers show it, or the
+    stored one; auto: what the sizes given with them tell, else upright. The tables are in the frame of the stored image."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "dataset")
+        if self.frame not in get_args(AskedFrame):
+            raise ConfigError(f"frame {self.frame!r}: expected {', '.join(get_args(AskedFrame))}")
         if self.split is not None:
             check_name(self.split, "split")
         if self.format != "auto" and self.format not in READERS:
@@ -70,6 +76,10 @@ class IngestReport:
     splits: dict[str, int]
     """Images of each split of the whole dataset; the key of those without a split is empty."""
     problems: tuple[Problem, ...]
+    frame: Frame = "stored"
+    """Frame of the annotations, as they came."""
+    notes: tuple[str, ...] = ()
+    """What was decided for the dataset, in sentences."""
 
     def __str__(self) -> str:
         held = ", ".join(f"{name or '(no split)'} {count}" for name, count in self.splits.items())
@@ -77,6 +87,7 @@ class IngestReport:
             f"{self.dataset}@{self.version}: {self.images} images, {self.annotations} annotations "
             f"({self.crowds} crowds), {self.categories} categories",
             f"images in the dataset: {held}",
+            *self.notes,
             *(str(problem) for problem in self.problems),
         ]
         return "\n".join(lines if self.problems else [*lines, "no problems found"])
@@ -97,8 +108,11 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         warehouse.create()  # writes nothing here; a place that is no warehouse is told before the work
     request, form = _request(config)
     source = READERS[form](request, executor)
-    content = assemble(source, inspect(source, executor, progress), source.problems)
+    inspected = inspect(source, executor, progress)
+    choice = choose_frame(config.frame, source, inspected)
+    content = assemble(source, inspected, source.problems, choice.frame)
     problems = source.problems.found()
+    notes = [note for note in (choice.note, deep_note(inspected)) if note]
     if config.strict and problems:
         raise DatasetError(_refusal(request.images, problems))
     splits = sorted(content.images["split"].unique().to_pylist(), key=lambda split: split or "")
@@ -118,9 +132,11 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         "has_ids": source.has_ids,
         "has_category_ids": source.has_category_ids,
         "problems": [asdict(problem) for problem in problems],
+        "frame": choice.frame,
+        "notes": notes,
     }
     version, merged = _into_latest(warehouse, config.name, part, record)
-    return _report(config.name, version, content, merged, problems)
+    return _report(config.name, version, content, merged, record, problems)
 
 
 def _into_latest(warehouse: Warehouse, name: str, part: Part, record: dict[str, Any]) -> tuple[str, Assembled]:
@@ -192,13 +208,25 @@ def _split_counts(images: pa.Table) -> dict[str, int]:
 
 
 def _report(
-    name: str, version: str, content: Assembled, merged: Assembled, problems: tuple[Problem, ...]
+    name: str,
+    version: str,
+    content: Assembled,
+    merged: Assembled,
+    record: Mapping[str, Any],
+    problems: tuple[Problem, ...],
 ) -> IngestReport:
-    counts = _counts(content)
-    return IngestReport(name, version, **counts, splits=_split_counts(merged.images), problems=problems)
+    return IngestReport(
+        dataset=name,
+        version=version,
+        **_counts(content),
+        splits=_split_counts(merged.images),
+        problems=problems,
+        frame=record["frame"],
+        notes=tuple(record["notes"]),
+    )
 
 
-def _counts(content: Assembled) -> dict[str, int]:
+def _counts(content: Assembled) -> dict[str, Any]:
     return {
         "images": content.images.num_rows,
         "annotations": content.annotations.num_rows,

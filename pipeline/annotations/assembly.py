@@ -12,6 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import masks
+from shardlens.pipeline.annotations.frame import (
+    COLUMN,
+    AskedFrame,
+    Frame,
+    FrameChoice,
+    Ints,
+    choose,
+    from_upright,
+    upright_sizes,
+)
 from shardlens.pipeline.annotations.inspection import Inspected
 from shardlens.pipeline.annotations.problems import Flags, Problems
 from shardlens.pipeline.annotations.source import Source
@@ -36,28 +46,52 @@ class Assembled:
     categories: pa.Table
 
 
-def assemble(source: Source, inspected: list[Inspected], problems: Problems) -> Assembled:
+def choose_frame(asked: AskedFrame, source: Source, inspected: list[Inspected]) -> FrameChoice:
+    """Choose the frame of the annotations by what they and the headers tell."""
+    if source.sidecar is None and source.annotations.num_rows == 0:
+        return FrameChoice("stored")
+    return choose(asked, _orientations(inspected), _header_sizes(inspected), _told(source, inspected))
+
+
+def assemble(source: Source, inspected: list[Inspected], problems: Problems, frame: Frame = "stored") -> Assembled:
     """Make the tables of `source` and what `inspected` found of its images, in the order of its rows.
+
+    Annotations of the upright `frame` are checked and drawn in it, then turned into the frame of the stored images.
 
     Raises:
         DatasetError: not one image, or not one annotation file, could be read.
     """
     flags = Flags(source.images["flags"])
     _take_faults(source, inspected, flags, problems)
-    header = np.array([size or (-1, -1) for batch in inspected for size in batch.sizes], np.int64).reshape(-1, 2)
+    header = _header_sizes(inspected)
+    turns = _orientations(inspected) if frame == "upright" else np.ones(len(header), np.int64)
+    seen = upright_sizes(turns, header)
     told = _told(source, inspected)
-    _check_sizes(source, header, told, flags, problems)
+    _check_sizes(source, seen, told, flags, problems)
     _check_names(source, flags, problems)
     images = _images(source, header, flags)
     annotations = _collect(source, images, inspected)
     settled = source.categorize(annotations, problems)
-    annotations = _finish(settled.annotations, images, np.where(header > 0, header, told), problems)
+    annotations = _finish(settled.annotations, images, np.where(seen > 0, seen, told), problems)
     images = _flag_owners(images, annotations, "mask-of-another-size")
+    if (turns > 1).any():
+        images = images.append_column(COLUMN, pa.array(turns, COLUMN.type, mask=turns == 1))
+        annotations = from_upright(annotations, images)
     return Assembled(
         by_ids(images, "image_id"),
         by_ids(annotations, "image_id", "annotation_id"),
         by_ids(settled.categories, "category_id"),
     )
+
+
+def _header_sizes(inspected: list[Inspected]) -> Sizes:
+    return np.array([size or (-1, -1) for batch in inspected for size in batch.sizes], np.int64).reshape(-1, 2)
+
+
+def _orientations(inspected: list[Inspected]) -> Ints:
+    """(N,) EXIF orientation of each image, 1 where its header could not be read."""
+    headers = (header for batch in inspected for header in batch.headers)
+    return np.array([1 if header is None else header.orientation for header in headers], np.int64)
 
 
 def by_ids(table: pa.Table, *columns: str) -> pa.Table:

@@ -18,7 +18,7 @@ from shardlens.pipeline.errors import (
     StorageUnavailableError,
 )
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
-from shardlens.pipeline.images.header import probe
+from shardlens.pipeline.images.header import Header, read_header
 from shardlens.pipeline.warehouse import tables
 
 HEADER = 1 << 16
@@ -50,13 +50,18 @@ class Inspected:
     """What was found out about the images of a batch."""
 
     first: int
-    sizes: tuple[tuple[int, int] | None, ...]
-    """(width, height) from the header; None = could not be read."""
+    headers: tuple[Header | None, ...]
+    """None if it could not be read."""
     told: tuple[tuple[int, int] | None, ...]
     """(width, height) as the image's annotation file tells it."""
     annotations: pa.Table
     """Rows of `tables.ANNOTATIONS`; image_id is the image's row."""
     faults: tuple[Fault, ...]
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """(width, height) of the stored images."""
+        return tuple(None if header is None else (header.width, header.height) for header in self.headers)
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,11 @@ class Inspect:
             StorageUnavailableError: the store failed after every retry.
         """
         faults: list[Fault] = []
-        sizes = _sizes(batch, faults)
+        headers = _headers(batch, faults)
         rows = RowBuffer(tables.ANNOTATIONS)
-        told = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(sizes)
+        told = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(headers)
         faults.sort(key=lambda fault: fault[0])
-        return Inspected(batch.first, sizes, told, rows.table(), tuple(faults))
+        return Inspected(batch.first, headers, told, rows.table(), tuple(faults))
 
 
 def _read(places: list[Place]) -> list[bytes | StorageError]:
@@ -96,30 +101,30 @@ def _head(place: Place) -> Place:
     return uri, offset or 0, HEADER if length is None else min(length, HEADER)
 
 
-def _sizes(batch: Batch, faults: list[Fault]) -> tuple[tuple[int, int] | None, ...]:
-    """Sizes from the first bytes of each image, or from the whole of it where those do not suffice."""
+def _headers(batch: Batch, faults: list[Fault]) -> tuple[Header | None, ...]:
+    """Read the headers from the first bytes of each image, or from all of them where those do not suffice."""
     heads = _read([_head(place) for place in batch.images])
-    sizes = [_probed(data) for data in heads]
+    headers = [_header(data) for data in heads]
     missing = {i for i, data in enumerate(heads) if isinstance(data, LocationNotFoundError)}
-    again = [i for i, size in enumerate(sizes) if size is None and i not in missing]
+    again = [i for i, header in enumerate(headers) if header is None and i not in missing]
     for i, data in zip(again, _read([batch.images[i] for i in again]), strict=True):
         try:
             if isinstance(data, StorageError):
                 raise data
-            sizes[i] = probe(data)
+            headers[i] = read_header(data)
         except (ImageError, StorageError) as error:
             faults.append((batch.first + i, "unreadable-image", f"{batch.file_names[i]}: {error}"))
     faults.extend(
         (batch.first + i, "missing-image", f"{batch.file_names[i]}: nothing at {batch.images[i][0]}") for i in missing
     )
-    return tuple(sizes)
+    return tuple(headers)
 
 
-def _probed(data: bytes | StorageError) -> tuple[int, int] | None:
+def _header(data: bytes | StorageError) -> Header | None:
     if isinstance(data, StorageError):
         return None
     try:
-        return probe(data)
+        return read_header(data)
     except ImageError:
         return None
 
@@ -166,7 +171,7 @@ def inspect(source: Source, executor: Executor, progress: ProgressListener) -> l
     for result in executor.map(Inspect(source.sidecar), batches(source.images)):
         if isinstance(result, Done):
             results.append(result.value)
-            done += len(result.value.sizes)
+            done += len(result.value.headers)
             progress(Progress("ingest", done, total))
         else:
             lost.append(result.item)
@@ -174,6 +179,18 @@ def inspect(source: Source, executor: Executor, progress: ProgressListener) -> l
     for result in executor.map(Inspect(source.sidecar), singles, attempts=1) if singles else ():
         results.append(result.value if isinstance(result, Done) else _given_up(result))
     return sorted(results, key=lambda found: found.first)
+
+
+def deep_note(inspected: list[Inspected]) -> str:
+    """A sentence about the images of more than 8 bits a value; empty where there are none."""
+    headers = [header for batch in inspected for header in batch.headers]
+    deep = sum(header is not None and header.deep for header in headers)
+    if not deep:
+        return ""
+    return (
+        f"{deep} of {len(headers)} images have more than 8 bits a value: predict and train scale them to 8 bits by the "
+        "range of each image's values, or by the one that --value-range names, such as 0:4095"
+    )
 
 
 def _given_up(lost: Lost[Batch]) -> Inspected:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline.annotations.assembly import Assembled, by_ids
+from shardlens.pipeline.annotations.frame import COLUMN, is_turned
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
 
@@ -58,7 +59,7 @@ def merge(parts: Sequence[Part]) -> Assembled:
     counted = _counted([part for part in parts if not part.has_ids], given)
     contents = [*(part.content for part in given), *counted]
     return Assembled(
-        by_ids(pa.concat_tables([content.images for content in contents]), "image_id"),
+        by_ids(_joined([content.images for content in contents]), "image_id"),
         by_ids(pa.concat_tables([content.annotations for content in contents]), "image_id", "annotation_id"),
         categories,
     )
@@ -93,7 +94,7 @@ def _counted(parts: Sequence[Part], given: Sequence[Part]) -> list[Assembled]:
         part.content.images.append_column("part", pa.array(np.full(part.content.images.num_rows, index)))
         for index, part in enumerate(parts)
     ]
-    images = pa.concat_tables(numbered).sort_by([(key, "ascending") for key in ("file_name", "split", "uri", "offset")])
+    images = _joined(numbered).sort_by([(key, "ascending") for key in ("file_name", "split", "uri", "offset")])
     owners, old = images["part"].to_numpy(), images["image_id"].to_numpy()
     new = first["image"] + np.arange(images.num_rows)
     owned = [_owned(part.content.annotations, old[owners == i], new[owners == i]) for i, part in enumerate(parts)]
@@ -109,6 +110,13 @@ def _owned(annotations: pa.Table, old: npt.NDArray[np.int64], new: npt.NDArray[n
     order = np.argsort(old)
     places = np.searchsorted(old[order], annotations["image_id"].to_numpy())
     return _set(annotations, "image_id", pa.array(new[order][places]))
+
+
+def _joined(images: Sequence[pa.Table]) -> pa.Table:
+    """Tables of images as one; the column `orientation` is there where annotations of any of them were turned."""
+    joined = pa.concat_tables(images, promote_options="default")
+    turned = is_turned(joined) and joined[COLUMN.name].null_count < joined.num_rows
+    return joined if turned or not is_turned(joined) else joined.drop_columns([COLUMN.name])
 
 
 def _set(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
