@@ -214,7 +214,7 @@ def show_checkpoint(report: TrainReport) -> None:
 def _taken(report: TrainReport) -> list[str]:
     """What the training began with, and what it left out of the data."""
     left_out = ", ".join(f"{count} {reason}" for reason, count in report.left_out.items())
-    return [*filter(None, [report.initialised]), *([f"left out: {left_out}"] if left_out else [])]
+    return [*filter(None, [report.initialized]), *([f"left out: {left_out}"] if left_out else [])]
 
 
 def epoch_rows(checkpoint: str) -> list[dict[str, Any]]:

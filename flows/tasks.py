@@ -28,8 +28,9 @@ from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.ingest import IngestConfig, IngestReport
 from shardlens.pipeline.predict import PredictConfig, PredictReport
 from shardlens.pipeline.train import TrainConfig, TrainReport
-from shardlens.pipeline.training.job import TrainJob, prepare
-from shardlens.pipeline.training.stepper import fitting
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.training.prepare import prepare
+from shardlens.pipeline.training.stepper import init_report
 from shardlens.pipeline.warehouse import runs
 from shardlens.pipeline.warehouse.layout import Warehouse
 
@@ -110,7 +111,7 @@ def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
 def check(config: TrainConfig) -> TrainJob:
     """See that there is something to learn, and say what to know of the data before anything is started."""
     job = prepare(config)
-    for note in (*job.notes, *fitting(job)):
+    for note in (*job.notes, *init_report(job)):
         get_run_logger().info("%s", note)
     return job
 

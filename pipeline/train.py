@@ -1,10 +1,10 @@
-"""Training over a dataset: prepare, claim the run's name, let a worker or many fit the network, make the run whole."""
+"""Train a network on a dataset: prepare, claim the run's name, run the loop on one worker or many, publish the report."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -15,17 +15,18 @@ from shardlens.pipeline.executors.opening import apply_defaults
 from shardlens.pipeline.networks.checkpoints import CHECKPOINT, newest_step
 from shardlens.pipeline.training import curves, records, scores
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import Trained
-from shardlens.pipeline.training.stepper import fitting
+from shardlens.pipeline.training.stepper import init_report
 
 __all__ = ["TrainConfig", "TrainReport", "train"]
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What came of a training run."""
+    """The result of a training run."""
 
     run: str
     dataset: str
@@ -42,55 +43,66 @@ class TrainReport:
     first_loss: float
     """Mean of the first epoch."""
     left_out: dict[str, int]
-    """How many annotations and images were not learned from, by reason."""
+    """How many annotations and images were not trained on, by reason."""
     seconds: float
     images_per_second: float
-    """Of the steps, all workers together, without the start."""
+    """Of the steps, all workers together, without the start-up."""
     data_wait: float
     """Share of that time in which the first worker waited for images."""
     best: dict[str, float] = field(default_factory=dict)
-    """Figures of the validation that was best, by which the weights were chosen, and its epoch and step; {} = none."""
-    initialised: str = ""
-    """What of the weights to start from was taken, and what was not."""
+    """Figures of the best validation, whose weights were kept, and its epoch and step; empty if nothing was validated."""
+    initialized: str = ""
+    """Which of the initial weights were loaded, and which were not."""
     resumed_from: int = 0
-    """Step of the checkpoint that the last attempt began with; 0 = from the start."""
+    """Step of the checkpoint that the last attempt started from; 0 = from the beginning."""
     notes: list[str] = field(default_factory=list)
-    """What to know of the data, as it was told before the first step."""
+    """What to know of the data, as it was reported before the first step."""
     val_split: str | None = None
-    """Split to validate on, and to score; None = none."""
+    """Split to validate on, and to score; None without validation."""
     curves: str = ""
     """URI of the losses and metrics as a picture."""
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TrainReport:
+        """Read the report of a train.json; those of 0.1.0 have `initialised` for `initialized`."""
+        known = {field.name for field in fields(cls)}
+        renamed = {FORMER_NAMES.get(name, name): value for name, value in document.items()}
+        return cls(**{name: value for name, value in renamed.items() if name in known})
 
-def say_nothing(note: str) -> None:
-    """Listen to no note."""
+
+FORMER_NAMES = {"initialised": "initialized"}
+"""Fields of a report by the names that they had."""
+
+
+def no_notes(note: str) -> None:
+    """Ignore a note."""
 
 
 def train(
-    config: TrainConfig, progress: ProgressListener = no_progress, tell: Callable[[str], None] = say_nothing
+    config: TrainConfig, progress: ProgressListener = no_progress, on_note: Callable[[str], None] = no_notes
 ) -> TrainReport:
-    """Fit a network to a dataset and write its checkpoint; a run that is whole already is only reported.
+    """Train a network on a dataset and write its checkpoint; of a complete run only the report is read.
 
     Args:
-        tell: hears, before the first step, what to know of the data, a sentence at a time.
+        on_note: called before the first step with each note on the data and the initial weights, a sentence at a time.
 
     Raises:
-        ShardlensError: see `shardlens.pipeline.training.job.prepare` and `shardlens.pipeline.training.loop.fit`.
+        ShardlensError: see `shardlens.pipeline.training.prepare.prepare` and `shardlens.pipeline.training.loop.fit`.
         RunError: the run's name is taken by other settings.
         ExecutionError: the workers cannot be had, or one died.
     """
     begun = time.perf_counter()
     job = prepare(config)
-    notes = (*job.notes, *fitting(job))
+    notes = (*job.notes, *init_report(job))
     claimed = records.claim(job)
     if claimed.done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
-        return TrainReport(**claimed.done["report"])
+        return TrainReport.from_json(claimed.done["report"])
     for note in notes:
-        tell(note)
+        on_note(note)
     try:
         trained = launch(job, progress)
     except ShardlensError as error:
-        if claimed.fresh and not isinstance(error, StorageError):  # the same command goes on once the store is back
+        if claimed.fresh and not isinstance(error, StorageError):  # the same command resumes once the store is back
             records.release(job)
         raise
     curves.publish(job, scores.join(job, [int(figures["step"]) for figures in trained.validations]))
@@ -100,12 +112,12 @@ def train(
 
 
 def launch(job: TrainJob, progress: ProgressListener) -> Trained:
-    """Run the loop where the configuration wants it."""
+    """Run the loop on the executor of the configuration."""
     config = job.config
     if config.executor.kind == "local":
         return fit(job, LocalWorker(config.device, progress))
     apply_defaults()
-    from shardlens.pipeline.executors.ray_train import (  # ray takes a second to import, and is wanted here alone
+    from shardlens.pipeline.executors.ray_train import (  # ray takes a second to import, and is needed here alone
         Gang,
         run_gang,
     )
@@ -116,11 +128,11 @@ def launch(job: TrainJob, progress: ProgressListener) -> Trained:
 
 
 def summary(job: TrainJob, trained: Trained, seconds: float) -> TrainReport:
-    """Sum a run up."""
+    """The report of a finished run."""
     epochs = len(trained.losses)
     figures: dict[str, Any] = dict(trained.losses[-1])
     figures.pop("epoch")
-    best = next((found for found in trained.validations if found["step"] == trained.best_step), {})
+    best = next((validation for validation in trained.validations if validation["step"] == trained.best_step), {})
     return TrainReport(
         run=job.run,
         dataset=job.config.dataset,
@@ -134,7 +146,7 @@ def summary(job: TrainJob, trained: Trained, seconds: float) -> TrainReport:
         first_loss=trained.losses[0]["loss"],
         best=dict(best),
         left_out=dict(job.left_out) | ({"unreadable images": len(trained.unreadable)} if trained.unreadable else {}),
-        initialised=trained.initialised,
+        initialized=trained.initialized,
         resumed_from=trained.resumed_from,
         notes=list(job.notes),
         val_split=job.val_split,

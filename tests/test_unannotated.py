@@ -14,7 +14,7 @@ from shardlens.pipeline.import_coco import ImportConfig, import_coco
 from shardlens.pipeline.metrics.partial_store import outcomes
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.warehouse import runs
 from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 from shardlens.pipeline.warehouse.layout import Warehouse

@@ -52,8 +52,8 @@ def lines(report: TrainReport) -> list[str]:
     if report.best:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.best.items() if name in SHOWN)
         said.insert(2, f"  validated on {report.val_split}, best after epoch {report.best['epoch']:.0f}: {figures}")
-    if report.initialised:
-        said.append(f"  {report.initialised}")
+    if report.initialized:
+        said.append(f"  {report.initialized}")
     if report.left_out:
         said.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
     return said

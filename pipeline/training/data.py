@@ -14,10 +14,10 @@ from shardlens.pipeline.images.fetch import Decoding, load
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef, Plan
 from shardlens.pipeline.training.augment.augmenter import Augmenter
-from shardlens.pipeline.training.job import TrainJob, usable_images
+from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.order import cut, epoch_steps, slots_of
 from shardlens.pipeline.training.samples import Sample, SampleMaker, blank
-from shardlens.pipeline.training.truth import read, select
+from shardlens.pipeline.training.truth import read, select, usable_images
 from shardlens.pipeline.warehouse.datasets import Dataset
 
 Found = Sequence[tuple[int, Sample | None]]

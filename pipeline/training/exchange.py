@@ -42,7 +42,7 @@ def ids_of_workers(found: Sequence[int], workers: int) -> tuple[int, ...]:
     return tuple(i for part in parts for i in part)
 
 
-def said_by_first(number: int | None, workers: int) -> int | None:
+def broadcast_from_rank0(number: int | None, workers: int) -> int | None:
     """The first worker's number."""
     said = [number]
     if workers > 1:

@@ -17,13 +17,13 @@ from shardlens.pipeline.executors.malloc import keep_freed_memory
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.networks.checkpoints import step_folder
 from shardlens.pipeline.training import scores, state
+from shardlens.pipeline.training.closed_form import fit_at_once
 from shardlens.pipeline.training.data import Share, TrainingData
-from shardlens.pipeline.training.exchange import merge_over_workers, said_by_first, sum_over_workers
-from shardlens.pipeline.training.fitting import fit_at_once
+from shardlens.pipeline.training.exchange import broadcast_from_rank0, merge_over_workers, sum_over_workers
 from shardlens.pipeline.training.job import TrainJob, Worker
 from shardlens.pipeline.training.order import smallest_slot, steps_per_epoch
 from shardlens.pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
-from shardlens.pipeline.training.state import Saved, Snapshot, Standing
+from shardlens.pipeline.training.state import Saved, Snapshot, TrainingState
 from shardlens.pipeline.training.stepper import Stepper
 from shardlens.pipeline.training.trial import (
     Trial,
@@ -56,7 +56,7 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
     Raises:
         TrainingError: a loss or a gradient is not a finite number any more.
         DatasetError: too many images cannot be read, or their masks do not fit them.
-        ShardlensError: see `shardlens.pipeline.training.job.prepare`; also a store that stays down.
+        ShardlensError: see `shardlens.pipeline.training.prepare.prepare`; also a store that stays down.
     """
     with _own_settings(job, worker):
         if job.spec.fits_at_once:
@@ -99,7 +99,7 @@ class Loop:
         )
         self.writer = state.Writer(job.folder, job.config.keep, job.command)
         self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)
-        self.standing = Standing()
+        self.reached = TrainingState()
         self.resumed_from = 0
         self.table: pa.Table = steps_table(job, [])
         self.noted: list[Step] = []
@@ -125,9 +125,9 @@ class Loop:
         if self.worker.rank == 0:
             self.writer.take_up()
         saved = state.newest(self.job.folder) if self.worker.rank == 0 else None
-        step = said_by_first(saved.standing.step if saved else None, self.worker.world_size)
+        step = broadcast_from_rank0(saved.reached.step if saved else None, self.worker.world_size)
         if self.worker.rank == 0:
-            state.sweep(self.job.folder, self.job.config.keep, saved.standing if saved else Standing())
+            state.sweep(self.job.folder, self.job.config.keep, saved.reached if saved else TrainingState())
         if step is not None:
             self._restore(saved or self._read(step))
 
@@ -138,15 +138,15 @@ class Loop:
         return saved
 
     def _restore(self, saved: Saved) -> None:
-        where = step_folder(self.job.folder, saved.standing.step)
+        where = step_folder(self.job.folder, saved.reached.step)
         self.stepper.restore(saved.weights, saved.state, where)
-        self.standing, self.table = saved.standing, saved.steps
-        self.resumed_from = saved.standing.step
+        self.reached, self.table = saved.reached, saved.steps
+        self.resumed_from = saved.reached.step
 
     def run(self) -> Trained:
         """Take the steps that are left, then publish."""
-        standing, worker = self.standing, self.worker
-        ahead = Prefetch(self.data.shares(worker.rank, worker.world_size, standing.epoch, standing.step_of_epoch))
+        reached, worker = self.reached, self.worker
+        ahead = Prefetch(self.data.shares(worker.rank, worker.world_size, reached.epoch, reached.step_of_epoch))
         try:
             shares = iter(ahead)
             while not self._over():
@@ -157,14 +157,14 @@ class Loop:
 
     def _over(self) -> bool:
         """Whether all epochs are over, or the last validations brought nothing better."""
-        patience, standing = self.job.config.patience, self.standing
-        since = sum(figures["step"] > (standing.best_step or 0) for figures in standing.validations)
-        return standing.epoch >= self.job.config.epochs or 0 < patience <= since
+        patience, reached = self.job.config.patience, self.reached
+        since = sum(figures["step"] > (reached.best_step or 0) for figures in reached.validations)
+        return reached.epoch >= self.job.config.epochs or 0 < patience <= since
 
     def _run_epoch(self, shares: Iterator[Share]) -> None:
         """Take the steps that are left of an epoch; the next one's images are made ready meanwhile."""
-        self.stepper.begin(self.standing.epoch)
-        for _ in range(self.steps_of_epoch - self.standing.step_of_epoch):
+        self.stepper.begin(self.reached.epoch)
+        for _ in range(self.steps_of_epoch - self.reached.step_of_epoch):
             asked = time.perf_counter()
             share = next(shares)
             waited = time.perf_counter() - asked
@@ -176,7 +176,7 @@ class Loop:
     def _step(self, share: Share) -> Step:
         """Take a step."""
         with self._naming_last_good():
-            return self.stepper.step(share, self.standing.epoch, self.standing.step)
+            return self.stepper.step(share, self.reached.epoch, self.reached.step)
 
     @contextmanager
     def _naming_last_good(self) -> Iterator[None]:
@@ -191,7 +191,7 @@ class Loop:
         saved = state.newest(self.job.folder)
         if saved is None:
             return "no checkpoint had been written yet"
-        return f"the last good checkpoint is {step_folder(self.job.folder, saved.standing.step)}"
+        return f"the last good checkpoint is {step_folder(self.job.folder, saved.reached.step)}"
 
     def _tell(self, step: Step, share: Share) -> None:
         """Say how far the run is, with the loss of the first worker's own images."""
@@ -202,12 +202,12 @@ class Loop:
 
     def _advance(self, step: Step) -> None:
         """Note a step; validate, and write a checkpoint, where that is due."""
-        ended = self.standing.step_of_epoch + 1 == self.steps_of_epoch
-        self.standing = replace(
-            self.standing,
+        ended = self.reached.step_of_epoch + 1 == self.steps_of_epoch
+        self.reached = replace(
+            self.reached,
             step=step.step,
-            epoch=self.standing.epoch + ended,
-            step_of_epoch=0 if ended else self.standing.step_of_epoch + 1,
+            epoch=self.reached.epoch + ended,
+            step_of_epoch=0 if ended else self.reached.step_of_epoch + 1,
         )
         validated = ended and self._validate()
         every = self.job.config.checkpoint_every
@@ -216,21 +216,21 @@ class Loop:
 
     def _validate(self) -> bool:
         """Validate if it is due, and note whether this is the best so far; whether it was due."""
-        config, standing, worker = self.job.config, self.standing, self.worker
-        if self.validator is None or (standing.epoch % config.validate_every and standing.epoch != config.epochs):
+        config, reached, worker = self.job.config, self.reached, self.worker
+        if self.validator is None or (reached.epoch % config.validate_every and reached.epoch != config.epochs):
             return False
         with self._naming_last_good(), self.stepper.predicting() as network:
             found = self.validator(network, worker.rank, worker.world_size)
         if worker.rank == 0:
-            scores.publish(self.job, standing.epoch, standing.step, self.validator.rows)
-        made = {"epoch": standing.epoch, "step": standing.step, **found}
+            scores.publish(self.job, reached.epoch, reached.step, self.validator.rows)
+        made = {"epoch": reached.epoch, "step": reached.step, **found}
         metric = self.job.best_metric
-        best = max((figures.get(metric, -math.inf) for figures in standing.validations), default=None)
+        best = max((figures.get(metric, -math.inf) for figures in reached.validations), default=None)
         better = best is None or found.get(metric, -math.inf) > best
-        self.standing = replace(
-            standing,
-            validations=(*standing.validations, made),
-            best_step=standing.step if better else standing.best_step,
+        self.reached = replace(
+            reached,
+            validations=(*reached.validations, made),
+            best_step=reached.step if better else reached.best_step,
         )
         return True
 
@@ -242,32 +242,32 @@ class Loop:
         self.noted = []
         failures = self.data.unreadable.copy()  # which grows beside the steps
         own = {str(i): f"image {i} ({f.stage}): {f.message}" for i, f in failures.items()}
-        unreadable = {**self.standing.unreadable, **merge_over_workers(own, workers)}
-        self.standing = replace(self.standing, unreadable=unreadable)
+        unreadable = {**self.reached.unreadable, **merge_over_workers(own, workers)}
+        self.reached = replace(self.reached, unreadable=unreadable)
         if self.worker.rank == 0:
             weights, rest = state.frozen(self.stepper.weights()), state.frozen(self.stepper.state())
-            self.writer.put(Snapshot(self.standing, identity(self.job), weights, rest, self.table))
+            self.writer.put(Snapshot(self.reached, identity(self.job), weights, rest, self.table))
 
     def _finish(self) -> Trained:
         """Publish the best weights, the last ones if none were validated, and sum up."""
         self.writer.wait()
-        standing = self.standing
+        reached = self.reached
         data = b""
         if self.worker.rank == 0:
-            data = self._read(standing.best_step or standing.step).weights
+            data = self._read(reached.best_step or reached.step).weights
             publish(self.job, data, self.table)
         return Trained(
             state.digest(data),
             len(data),
             tuple(losses_by_epoch(self.table)),
-            standing.step,
+            reached.step,
             sum(self.table["seconds"].to_pylist()),
             sum(self.table["wait_seconds"].to_pylist()),
-            tuple(standing.unreadable[i] for i in sorted(standing.unreadable, key=int)),
+            tuple(reached.unreadable[i] for i in sorted(reached.unreadable, key=int)),
             self.resumed_from,
-            standing.validations,
-            standing.best_step,
-            str(self.stepper.initialised or ""),
+            reached.validations,
+            reached.best_step,
+            str(self.stepper.initialized or ""),
         )
 
     def close(self) -> None:

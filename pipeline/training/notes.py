@@ -26,7 +26,7 @@ TOLERANCE = 0.5
 """Pixels by which a box may leave its image without being told: rounding."""
 
 
-def faults(
+def data_warnings(
     config: TrainConfig,
     task: Task,
     truth: Truth,
@@ -64,7 +64,9 @@ def faults(
     return found
 
 
-def stated(config: TrainConfig, split: str | None, val_split: str | None, metric: str, at_once: bool) -> list[str]:
+def validation_notes(
+    config: TrainConfig, split: str | None, val_split: str | None, metric: str, at_once: bool
+) -> list[str]:
     """What is validated on, and which weights are kept.
 
     Args:
@@ -90,7 +92,7 @@ def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
     return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"
 
 
-def unsuited(precision: str, device: str) -> list[str]:
+def precision_warnings(precision: str, device: str) -> list[str]:
     """That the precision is not this machine's."""
     if precision != "bf16" or resolve_precision("auto", device) == "bf16":
         return []

@@ -18,10 +18,11 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.order import epoch_steps
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.samples import Sample
-from shardlens.pipeline.training.stepper import fitting
+from shardlens.pipeline.training.stepper import init_report
 
 TILE = 320
 """Pixels that an image is wide and high at most on the sheet."""
@@ -39,12 +40,12 @@ def preview(config: TrainConfig, count: int) -> str:
         URI of the PNG, in the run's folder; the run itself is not begun.
 
     Raises:
-        ShardlensError: `count` is not positive; see also `shardlens.pipeline.training.job.prepare` and `stepper.fitting`.
+        ShardlensError: `count` is not positive; see also `shardlens.pipeline.training.prepare.prepare` and `stepper.init_report`.
     """
     if count < 1:
         raise ConfigError(f"preview is {count}: expected the number of images to draw")
     job = prepare(config)
-    fitting(job)
+    init_report(job)
     tiles = [_tile(drawn(sample, job.labels)) for sample in samples(job, count)]
     sheet = make_grid(torch.stack(tiles), nrow=min(count, COLUMNS), padding=4, pad_value=255)
     place = storage.join(job.folder, PICTURE)

@@ -74,7 +74,7 @@ class Trained:
     """Figures of each validation, and the epoch and step after which it was made."""
     best_step: int | None = None
     """Step of the best one, whose weights were published; None = nothing was validated, they are the last ones."""
-    initialised: str = ""
+    initialized: str = ""
     """What of the weights to start from was taken, and what was not."""
 
 

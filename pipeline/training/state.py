@@ -46,7 +46,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrainingState:
     """Where a run stands after a step."""
 
     step: int = 0
@@ -67,7 +67,7 @@ class Standing:
 class Snapshot:
     """A run at one moment, on the CPU, apart from what goes on changing."""
 
-    standing: Standing
+    reached: TrainingState
     identity: Checkpoint
     weights: Mapping[str, Tensor]
     """What predicts."""
@@ -81,7 +81,7 @@ class Snapshot:
 class Saved:
     """A checkpoint read back."""
 
-    standing: Standing
+    reached: TrainingState
     weights: bytes
     state: Mapping[str, Any]
     steps: pa.Table
@@ -100,7 +100,7 @@ def frozen(tree: Any) -> Any:
 
 def write(folder: str, snapshot: Snapshot) -> None:
     """Write a checkpoint below the run's folder; what was there of the same step is replaced."""
-    place = step_folder(folder, snapshot.standing.step)
+    place = step_folder(folder, snapshot.reached.step)
     state = io.BytesIO()
     torch.save(snapshot.state, state)
     parts = {
@@ -112,7 +112,7 @@ def write(folder: str, snapshot: Snapshot) -> None:
     for name, data in parts.items():
         storage.publish(storage.join(place, name), data)
     digests = {name: {"sha256": digest(data), "bytes": len(data)} for name, data in parts.items()}
-    manifest = {"format": FORMAT, "standing": asdict(snapshot.standing), "files": digests}
+    manifest = {"format": FORMAT, "standing": asdict(snapshot.reached), "files": digests}
     storage.publish(storage.join(place, MANIFEST), to_json(manifest))
 
 
@@ -139,14 +139,14 @@ def read(folder: str, step: int) -> Saved | None:
         )
     if any(digest(parts[name]) != about["sha256"] for name, about in manifest["files"].items()):
         return None
-    standing = manifest["standing"]
+    reached = manifest["standing"]
     try:
         state = torch.load(io.BytesIO(parts[STATE]), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError):
         return None
-    validations = tuple(standing.pop("validations"))
+    validations = tuple(reached.pop("validations"))
     return Saved(
-        Standing(**standing, validations=validations), parts[CHECKPOINT], state, tables.from_bytes(parts[STEPS])
+        TrainingState(**reached, validations=validations), parts[CHECKPOINT], state, tables.from_bytes(parts[STEPS])
     )
 
 
@@ -159,12 +159,12 @@ def newest(folder: str) -> Saved | None:
     return None
 
 
-def sweep(folder: str, keep: int, standing: Standing) -> None:
+def sweep(folder: str, keep: int, reached: TrainingState) -> None:
     """Remove all but the last `keep` checkpoints up to now, the best one, and what is not whole or of a later step."""
     steps = steps_below(folder)
-    past = [step for step in steps if step <= standing.step and whole_step(folder, step)]
+    past = [step for step in steps if step <= reached.step and whole_step(folder, step)]
     for step in steps:
-        if step not in past[-keep:] and step != standing.best_step:
+        if step not in past[-keep:] and step != reached.best_step:
             place = step_folder(folder, step)
             storage.delete(storage.join(place, MANIFEST))
             storage.delete_folder(place)
@@ -212,7 +212,7 @@ class Writer:
     def _write(self, snapshot: Snapshot) -> None:
         write(self.folder, snapshot)
         self._check_owner()  # writing takes long
-        sweep(self.folder, self.keep, snapshot.standing)
+        sweep(self.folder, self.keep, snapshot.reached)
 
     def _check_owner(self) -> None:
         found = owner(self.folder)

@@ -24,17 +24,17 @@ from shardlens.pipeline.training.augment.input_scale import at_largest, vary_inp
 from shardlens.pipeline.training.data import Batch, Share
 from shardlens.pipeline.training.ema import Ema
 from shardlens.pipeline.training.exchange import ids_of_workers
-from shardlens.pipeline.training.job import TrainJob, Worker, read_init
+from shardlens.pipeline.training.job import TrainJob, Worker
 from shardlens.pipeline.training.order import step_seed, steps_per_epoch
 from shardlens.pipeline.training.records import Step
 from shardlens.pipeline.training.samples import Sample
-from shardlens.pipeline.training.transfer import Initialised, Transfer, initialise
+from shardlens.pipeline.training.transfer import Initialized, Transfer, initialize, read_init
 
 SMALLEST_SCALE = 1.0
 """Gradients that overflow without fp16's loss scaling do so for another reason; other precisions are never scaled."""
 
 
-def build_network(job: TrainJob) -> tuple[nn.Module, Initialised | None]:
+def build_network(job: TrainJob) -> tuple[nn.Module, Initialized | None]:
     """The network, its weights random by the seed or, as far as they fit, those of `init`; and what fitted.
 
     Raises:
@@ -43,10 +43,10 @@ def build_network(job: TrainJob) -> tuple[nn.Module, Initialised | None]:
     network = models.build(job.config.model, len(job.labels), job.options)
     if job.config.init is None:
         return network, None
-    return network, initialise(network, read_init(job.config.init), job.config.init)
+    return network, initialize(network, read_init(job.config.init), job.config.init)
 
 
-def fitting(job: TrainJob) -> list[str]:
+def init_report(job: TrainJob) -> list[str]:
     """What of the weights to start from fits, as a note; the network is built where a setting needs a look at it.
 
     Raises:
@@ -57,11 +57,11 @@ def fitting(job: TrainJob) -> list[str]:
     if config.init is None and config.backbone_factor == 1 and not config.multi_scale:
         return []
     with torch.random.fork_rng([]):
-        network, initialised = build_network(job)
+        network, initialized = build_network(job)
     if not job.spec.fits_at_once:  # its backbone stays as it is anyway
-        Transfer(network, config, initialised).begin(0)
+        Transfer(network, config, initialized).begin(0)
     vary_input(network, config, job.spec.task)
-    return [str(initialised)] if initialised else []
+    return [str(initialized)] if initialized else []
 
 
 def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
@@ -89,9 +89,9 @@ class Stepper:
     def __init__(self, job: TrainJob, worker: Worker) -> None:
         self.job, self.worker = job, worker
         self.device = open_device(worker.device)
-        network, self.initialised = build_network(job)
+        network, self.initialized = build_network(job)
         self.network = laid_out(network, job.config.channels_last).to(self.device).train()
-        self.transfer = Transfer(self.network, job.config, self.initialised)
+        self.transfer = Transfer(self.network, job.config, self.initialized)
         self.rule = job.input_rule(self.network)
         vary_input(self.network, job.config, job.spec.task)
         self.criterion = objectives.criterion(job.config, job.labels)

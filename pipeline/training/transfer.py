@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from shardlens.models.matching import COUNTER, match
-from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, WeightsError
+from shardlens.pipeline.networks.checkpoints import weights_file
 from shardlens.pipeline.networks.weights import read_state
 from shardlens.pipeline.training.config import TrainConfig
 
@@ -19,7 +21,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Initialised:
+class Initialized:
     """What of a network came from a file."""
 
     where: str
@@ -42,7 +44,19 @@ class Initialised:
         return "; ".join([*said, f"random at first: {_some(self.missing)}"] if self.missing else said)
 
 
-def initialise(network: nn.Module, data: bytes, where: str) -> Initialised:
+def read_init(uri: str) -> bytes:
+    """Read the weights to start from: a file, or a checkpoint's folder, as `predict --weights` takes them.
+
+    Raises:
+        WeightsError: nothing is there.
+    """
+    try:
+        return storage.read(weights_file(storage.normalize(uri)))
+    except LocationNotFoundError as error:
+        raise WeightsError(f"no weights to start from at {error}") from None
+
+
+def initialize(network: nn.Module, data: bytes, where: str) -> Initialized:
     """Put what fits of the weights in `data` into `network`: a backbone, or a whole model with any number of classes.
 
     Raises:
@@ -59,7 +73,7 @@ def initialise(network: nn.Module, data: bytes, where: str) -> Initialised:
             f"the model {_some(list(own))}: is it another network's?"
         )
     network.load_state_dict({place: state[name] for place, name in found.taken.items()}, strict=False)
-    return Initialised(where, frozenset(found.taken), found.left_out, found.missing)
+    return Initialized(where, frozenset(found.taken), found.left_out, found.missing)
 
 
 def backbone_of(network: nn.Module, matched: Set[str] | None = None) -> frozenset[str]:
@@ -76,8 +90,8 @@ def backbone_of(network: nn.Module, matched: Set[str] | None = None) -> frozense
 class Transfer:
     """Holds which part of a network is kept as it is, and lets it go when its time has come."""
 
-    def __init__(self, network: nn.Module, config: TrainConfig, initialised: Initialised | None) -> None:
-        self.backbone = backbone_of(network, initialised.matched if initialised else None)
+    def __init__(self, network: nn.Module, config: TrainConfig, initialized: Initialized | None) -> None:
+        self.backbone = backbone_of(network, initialized.matched if initialized else None)
         if not self.backbone and (
             config.backbone_factor != 1 or config.method in ("feature-extractor", "head-then-all")
         ):

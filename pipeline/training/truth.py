@@ -17,7 +17,7 @@ from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
-from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 
 COLUMNS = ("annotation_id", "image_id", "category_id", "kind", "bbox", "iscrowd", "ignore", "segmentation")
 """Polygons stay unread: segmentation holds the same, ready to draw."""
@@ -54,6 +54,28 @@ def read(dataset: Dataset) -> pa.Table:
 def readable(images: pa.Table) -> pa.Table:
     """Those of the images whose header could be read at ingest."""
     return images.filter(pc.is_valid(images["width"])).combine_chunks()
+
+
+def of_split(images: pa.Table, split: str | None) -> pa.Table:
+    """Images of a split, the unreadable ones too; None = all."""
+    return images if split is None else images.filter(pc.equal(images["split"], split))
+
+
+def count_unannotated(images: pa.Table) -> int:
+    """How many of the images have no known annotations."""
+    return int(images.num_rows - annotated(images).num_rows)
+
+
+def usable_images(images: pa.Table, split: str | None, unannotated: bool = False) -> tuple[pa.Table, int]:
+    """Images of the split that are trained on, and the number of those that could not be read at ingest.
+
+    Args:
+        unannotated: keep the images whose annotations are not known, as images without objects.
+    """
+    chosen = of_split(images, split)
+    chosen = chosen if unannotated else annotated(chosen)
+    usable = readable(chosen)
+    return usable, chosen.num_rows - usable.num_rows
 
 
 def select(annotations: pa.Table, images: pa.Table, task: Task, categories: pa.Table) -> Truth:

@@ -117,7 +117,7 @@ def test_what_fits_of_the_weights_is_shown(
 ) -> None:
     first = train(replace(learning, run="first", epochs=1), evaluate=False).result().report
     state = train(replace(learning, run="second", epochs=1, init=first.checkpoint), evaluate=False)
-    assert f"tensors of {first.checkpoint} fit" in state.result().report.initialised
+    assert f"tensors of {first.checkpoint} fit" in state.result().report.initialized
     shown = artifacts(client, flow_run(client, state).id)["checkpoint-split"].data
     assert f"tensors of {first.checkpoint} fit" in shown
     assert caplog.text.count(f"tensors of {first.checkpoint} fit") >= 2  # in the check, and at the start

@@ -22,7 +22,7 @@ from shardlens.pipeline.networks.weights import Checkpoint, save
 from shardlens.pipeline.predict import PredictConfig, predict
 from shardlens.pipeline.retry import retry_quarantined
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.stepper import build_network
 from shardlens.pipeline.warehouse.layout import Warehouse
 
@@ -142,8 +142,8 @@ def _labels(warehouse: str) -> str:
 
 def test_training_from_such_weights_takes_tensors_alone(payload: Path, checkpoint: str, warehouse: str) -> None:
     config = TrainConfig("d", model="tests.plain_segmenters:SPEC", init=checkpoint, warehouse=warehouse)
-    network, initialised = build_network(prepare(config))
-    assert initialised is not None
+    network, initialized = build_network(prepare(config))
+    assert initialized is not None
     assert torch.equal(network.state_dict()["head.bias"], safetensors.torch.load_file(checkpoint)["head.bias"])
     assert not payload.exists()
 

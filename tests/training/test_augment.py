@@ -18,8 +18,8 @@ from shardlens.pipeline.training.augment.scene import mirrored
 from shardlens.pipeline.training.augment.visible import boxes_around, cut_boxes, cut_masks
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.objectives import VOID
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.samples import Sample
 
 Make = Callable[..., TrainConfig]

@@ -15,8 +15,8 @@ from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig, resolve
 from shardlens.pipeline.train import train
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.state import digest
 from shardlens.pipeline.warehouse import tables
 from tests.training.test_state import interrupted, rows

@@ -12,7 +12,7 @@ from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from tests.training.conftest import IMAGES
 
 Make = Callable[..., TrainConfig]

@@ -15,7 +15,7 @@ from shardlens.pipeline.errors import ExecutionError
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.executors.cluster import guard_token
 from shardlens.pipeline.train import TrainConfig, train
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from tests.training.conftest import SEMANTIC
 from tests.training.test_loop import losses, on_two_processes
 

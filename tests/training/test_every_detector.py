@@ -9,8 +9,8 @@ import pytest
 
 from shardlens.models import MODELS
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.prepare import prepare
 from tests.models.samples import sample_options
 from tests.training.overfits import TREES
 from tests.training.test_loop import losses, weights

@@ -17,7 +17,7 @@ from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.precision import resolve_precision
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import choose_split, name_labels, prepare
+from shardlens.pipeline.training.prepare import choose_split, name_labels, prepare
 from shardlens.pipeline.training.records import claim
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.datasets import Dataset

@@ -18,7 +18,7 @@ import pytest
 from shardlens.pipeline.executors import cluster
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.train import TrainConfig, train
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from tests.training.test_loop import ROOT, on_two_processes
 from tests.training.test_state import rows
 

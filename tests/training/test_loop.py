@@ -16,8 +16,9 @@ from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.networks.weights import load
 from shardlens.pipeline.train import train
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import Trained, claim
 from shardlens.pipeline.training.stepper import build_network, open_device
 from shardlens.pipeline.warehouse import tables
@@ -198,7 +199,7 @@ def test_bf16_that_gains_nothing_is_told_before_the_first_step(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("shardlens.pipeline.networks.precision.bf16_speedup", lambda: speedup)
-    train(config(model="unet", option=("depth=2", "width=4"), precision="bf16", epochs=1), tell=told.append)
+    train(config(model="unet", option=("depth=2", "width=4"), precision="bf16", epochs=1), on_note=told.append)
     assert any("bf16 gains little or nothing on this cpu" in note for note in told) is (speedup < 1.3)
 
 

@@ -17,8 +17,8 @@ from shardlens.flows.synthetic_shapes import draw_dataset
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.prepare import prepare
 from tests.training.test_loop import losses
 
 FOLDER = Path(__file__).parent / "curves"

@@ -15,7 +15,7 @@ from shardlens.pipeline.executors import cluster
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.executors.ray_train import backend, explain
 from shardlens.pipeline.train import TrainConfig, launch, train
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import claim
 from tests.training.conftest import FAILING
 from tests.training.test_loop import on_two_processes

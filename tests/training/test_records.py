@@ -8,7 +8,7 @@ import pytest
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import RunError
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import (
     Step,
     Trained,

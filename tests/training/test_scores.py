@@ -5,7 +5,7 @@ from collections.abc import Callable
 from shardlens.pipeline import storage
 from shardlens.pipeline.training import scores
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.warehouse import tables
 
 

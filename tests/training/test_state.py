@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,9 +22,11 @@ from shardlens.pipeline.networks.weights import Checkpoint
 from shardlens.pipeline.train import TrainReport, train
 from shardlens.pipeline.training import state
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import TrainJob, prepare, read_init
+from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.loop import LocalWorker, fit
-from shardlens.pipeline.training.state import Snapshot, Standing
+from shardlens.pipeline.training.prepare import prepare
+from shardlens.pipeline.training.state import Snapshot, TrainingState
+from shardlens.pipeline.training.transfer import read_init
 from shardlens.pipeline.warehouse import tables
 from tests.training.conftest import FAILING, SEMANTIC
 
@@ -31,10 +34,10 @@ Make = Callable[..., TrainConfig]
 TIMES = ["seconds", "wait_seconds", "images_per_second", "run"]
 
 
-def snapshot(step: int, **standing: Any) -> Snapshot:
+def snapshot(step: int, **reached: Any) -> Snapshot:
     weights = {"w": torch.full((2,), float(step))}
     table = tables.from_rows([], tables.TRAINING)
-    return Snapshot(Standing(step=step, **standing), Checkpoint("m", {}, ("a",)), weights, {"lr": [0.1]}, table)
+    return Snapshot(TrainingState(step=step, **reached), Checkpoint("m", {}, ("a",)), weights, {"lr": [0.1]}, table)
 
 
 def steps(folder: Path) -> list[str]:
@@ -62,7 +65,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     state.write(str(tmp_path), written)
     saved = state.newest(str(tmp_path))
     assert saved is not None
-    assert (saved.standing, saved.state) == (written.standing, {"lr": [0.1]})
+    assert (saved.reached, saved.state) == (written.reached, {"lr": [0.1]})
 
 
 def test_strides_stay_what_they_were() -> None:
@@ -70,6 +73,13 @@ def test_strides_stay_what_they_were() -> None:
     copied = state.frozen({"a": [tensor]})["a"][0]
     assert copied.stride() == tensor.stride()
     assert copied.data_ptr() != tensor.data_ptr()
+
+
+def test_the_manifest_has_the_keys_of_earlier_versions(tmp_path: Path) -> None:
+    state.write(str(tmp_path), snapshot(3))
+    manifest = json.loads((tmp_path / "step-000003" / "checkpoint.json").read_text())
+    assert manifest.keys() == {"format", "standing", "files"}
+    assert manifest["standing"]["step"] == 3
 
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors", "state.pt", "steps.parquet"])
@@ -81,7 +91,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, name: str
     part.unlink() if damage == "lost" else part.write_bytes(part.read_bytes()[:-2] if damage == "cut" else b"{}")
     saved = state.newest(str(tmp_path))
     assert saved is not None
-    assert saved.standing.step == 1
+    assert saved.reached.step == 1
 
 
 def test_a_checkpoint_of_another_format_is_not_passed_over(tmp_path: Path) -> None:
@@ -116,7 +126,7 @@ def test_orphans_and_what_lies_ahead_are_swept(tmp_path: Path) -> None:
     for step in (1, 2, 9):
         state.write(str(tmp_path), snapshot(step))
     (tmp_path / "step-000002" / "checkpoint.json").unlink()
-    state.sweep(str(tmp_path), keep=5, standing=Standing(step=3))
+    state.sweep(str(tmp_path), keep=5, reached=TrainingState(step=3))
     assert steps(tmp_path) == ["step-000001"]
 
 

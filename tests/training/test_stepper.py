@@ -12,8 +12,8 @@ import torch.distributed as dist
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.loop import LocalWorker
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.stepper import Stepper
 from shardlens.pipeline.training.trial import Trial, largest_sample
 from tests.training.conftest import FAILING, SEMANTIC

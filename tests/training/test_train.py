@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_a_whole_run_is_reported_not_repeated(config: Make, drawn: Path) -> None
     heard: list[object] = []
     assert train(config(**SEMANTIC), heard.append) == first
     assert not heard
+
+
+def test_the_report_of_an_earlier_version_is_read(config: Make, warehouse: str) -> None:
+    """0.1.0 called the field `initialised`, and had neither all of today's fields nor only those."""
+    first = train(config(**SEMANTIC))
+    place = Path(f"{warehouse}/checkpoints/r/train.json")
+    document = json.loads(place.read_text())
+    document["report"] = {**document["report"], "initialised": "12 tensors fit", "gone_since": 1}
+    del document["report"]["initialized"], document["report"]["notes"]
+    place.write_text(json.dumps(document))
+    assert train(config(**SEMANTIC)) == replace(first, initialized="12 tensors fit", notes=[])
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "train.json"])

@@ -12,9 +12,9 @@ from shardlens import models
 from shardlens.pipeline.errors import ConfigError, WeightsError
 from shardlens.pipeline.networks.weights import Checkpoint, save
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import prepare
 from shardlens.pipeline.training.loop import LocalWorker, Loop, fit
-from shardlens.pipeline.training.transfer import Transfer, backbone_of, freeze, initialise, thaw
+from shardlens.pipeline.training.prepare import prepare
+from shardlens.pipeline.training.transfer import Transfer, backbone_of, freeze, initialize, thaw
 
 Make = Callable[..., TrainConfig]
 UNET = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4, "learning_rate": 1e-2}
@@ -58,7 +58,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 def test_a_backbone_fills_a_detector_and_the_rest_is_told(config: Make, tmp_path: Path) -> None:
     network = models.build("fcos", 4, FCOS_OPTIONS)
-    found = initialise(network, Path(a_backbone(tmp_path)).read_bytes(), "backbone.pth")
+    found = initialize(network, Path(a_backbone(tmp_path)).read_bytes(), "backbone.pth")
     assert {name for name in network.state_dict() if name.startswith("backbone.features")} == found.matched
     assert "left out classifier.1.weight: not in the model" in str(found)
     assert "random at first: backbone.fpn." in str(found)
@@ -66,7 +66,7 @@ def test_a_backbone_fills_a_detector_and_the_rest_is_told(config: Make, tmp_path
 
 def test_a_whole_model_of_other_classes_gives_all_but_its_head(tmp_path: Path) -> None:
     network = models.build("unet", 4, {"depth": 2, "width": 4})
-    found = initialise(network, Path(a_unet(tmp_path, 9)).read_bytes(), "unet.safetensors")
+    found = initialize(network, Path(a_unet(tmp_path, 9)).read_bytes(), "unet.safetensors")
     assert set(found.missing) == {"classifier.weight", "classifier.bias"}
     assert "classifier.weight ((9, 4, 1, 1) in the file, (4, 4, 1, 1) in the model)" in str(found)
     torch.manual_seed(7)
@@ -76,7 +76,7 @@ def test_a_whole_model_of_other_classes_gives_all_but_its_head(tmp_path: Path) -
 
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"none of its \d+ tensors fits the model.*encoder.*is it another network's"):
-        initialise(models.build("fcos", 4, FCOS_OPTIONS), Path(a_unet(tmp_path, 3)).read_bytes(), "unet")
+        initialize(models.build("fcos", 4, FCOS_OPTIONS), Path(a_unet(tmp_path, 3)).read_bytes(), "unet")
 
 
 @pytest.mark.parametrize("task", [FCOS, UNET], ids=["detector", "segmenter"])

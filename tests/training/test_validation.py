@@ -25,7 +25,8 @@ from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.networks.weights import Checkpoint, save
 from shardlens.pipeline.predict import PredictConfig, predict
 from shardlens.pipeline.training.config import TrainConfig
-from shardlens.pipeline.training.job import TrainJob, prepare
+from shardlens.pipeline.training.job import TrainJob
+from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.validation import Validator, evaluating
 from tests.training.conftest import IMAGES
 from tests.training.validating import validate

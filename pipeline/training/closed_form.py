@@ -47,7 +47,7 @@ def fit_at_once(job: TrainJob, worker: Worker) -> Trained:
             f"{job.config.model} is fitted by one worker; {worker.world_size} were asked for: --workers 1"
         )
     device = open_device(worker.device)
-    network, initialised = build_network(job)
+    network, initialized = build_network(job)
     network = network.to(device).train()
     data = TrainingData(job, job.input_rule(network))
     begun = time.perf_counter()
@@ -64,7 +64,7 @@ def fit_at_once(job: TrainJob, worker: Worker) -> Trained:
         seconds=step.seconds,
         wait_seconds=step.wait_seconds,
         unreadable=tuple(f"image {i} ({f.stage}): {f.message}" for i, f in sorted(data.unreadable.items())),
-        initialised=str(initialised or ""),
+        initialized=str(initialized or ""),
     )
 
 
