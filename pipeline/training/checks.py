@@ -1,4 +1,4 @@
-"""What is looked at before the first step: whatever can be seen to go wrong stops the run here, with its remedy."""
+"""Checks before the first step: what cannot work is refused here, with its remedy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shardlens.pipeline.warehouse.datasets import annotated
 
 VALIDATED_BY_DEFAULT = ("val", "test")
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
-"""Settings that a network which is fitted in one pass has no use for."""
+"""Settings without a meaning for a network that is fitted in one pass."""
 
 
 def check_losses(config: TrainConfig, spec: ModelSpec) -> None:
-    """Refuse settings of the semantic models' losses beside a model that has losses of its own.
+    """Refuse settings of the losses of semantic models for a model that has losses of its own.
 
     Raises:
         ConfigError: one is not what it is by default.
@@ -33,7 +33,7 @@ def check_losses(config: TrainConfig, spec: ModelSpec) -> None:
 
 
 def check_one_pass(config: TrainConfig) -> None:
-    """Refuse what a network that is fitted in one pass would leave alone.
+    """Refuse what a network that is fitted in one pass would ignore.
 
     Raises:
         ConfigError: several workers, or a setting that only a gradient or a validation gives a meaning.
@@ -52,7 +52,7 @@ def check_one_pass(config: TrainConfig) -> None:
 
 
 def choose_val_split(config: TrainConfig, images: pa.Table, split: str | None) -> str | None:
-    """The split to validate on: the one asked for, else val, else test, but not the one learned from; None = none.
+    """The split to validate on: the one asked for, else val, else test, but not the training split; None without validation.
 
     Raises:
         ConfigError: the dataset has no such split, or validation is off or cannot be, and something is asked of it.
@@ -99,10 +99,10 @@ def choose_metric(config: TrainConfig, task: Task) -> str:
 
 
 def check_truth(truth: Truth, images: pa.Table, split: str | None, config: TrainConfig, task: Task, aim: str) -> None:
-    """Refuse to learn from nothing, or to validate on nothing.
+    """Refuse to train or to validate without annotations.
 
     Args:
-        aim: what the images are for: learn from, validate on.
+        aim: what the images are for: train on, validate on.
 
     Raises:
         DatasetError: no row of these images is of use to the model's task.
@@ -144,17 +144,17 @@ def check_masks(truth: Truth, images: pa.Table, config: TrainConfig, task: Task)
 
 
 def check_readable(config: TrainConfig, images: pa.Table, aim: str) -> None:
-    """Refuse a split of which ingest could not read more than is allowed, as the run itself would in its course.
+    """Refuse a split of which ingest could not read more images than allowed.
 
     Raises:
-        DatasetError: it is so; the message names the last image.
+        DatasetError: there are too many; the message names the last one.
     """
     unknown = images.filter(pc.is_null(images["width"])).select(["image_id", "file_name"]).to_pylist()
     if len(unknown) > config.max_unreadable * images.num_rows:
         raise DatasetError(
             f"{len(unknown)} of the {images.num_rows} images to {aim} cannot be read, more than the "
             f"{config.max_unreadable:.1%} of --max-unreadable; the last is image {unknown[-1]['image_id']} "
-            f"({unknown[-1]['file_name']}), which ingest could not read either: mend them and ingest {config.dataset} again"
+            f"({unknown[-1]['file_name']}), which ingest could not read either: fix them and ingest {config.dataset} again"
         )
 
 

@@ -21,7 +21,7 @@ __all__ = ["Optimizer", "Precision", "Schedule", "Subject", "TrainConfig", "Tran
 Transfer = Literal["scratch", "feature-extractor", "fine-tune", "head-then-all"]
 LOSS_WEIGHTS = ("cross_entropy_weight", "dice_weight", "focal_weight")
 SEMANTIC_LOSSES = (*LOSS_WEIGHTS, "focal_gamma", "class_weight", "border_weight", "border_sigma")
-"""What the losses of semantic models are made of."""
+"""Settings of the losses of semantic models."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Subject:
     """What to train, and on what."""
 
     dataset: str
-    """Name of an ingested dataset; NAME@VERSION = not its latest version but that one."""
+    """Name of an ingested dataset; NAME@VERSION for another version than its latest."""
     _: KW_ONLY
     model: str
     """Name in the zoo ('shardlens models' lists them), or package.module:SPEC, a ModelSpec of your own, whose module is
@@ -43,28 +43,28 @@ class TrainConfig(Augmentation, Optimization, Subject):
     """What to train, on what, and how."""
 
     run: str | None = None
-    """Name of the training run; None = the model's name and some digits of what is asked for."""
+    """Name of the training run; default: the model's name and a digest of the settings."""
     split: str | None = None
-    """Split to learn from; None = train, or all images of a dataset without splits."""
+    """Split to train on; default: train, or all images of a dataset without splits."""
     val_split: str | None = None
-    """Split to validate on; None = val, else test, where the dataset has it beside the one learned from; else none."""
+    """Split to validate on; default: val, else test, if the dataset has it and it is not the training split; else none."""
     validate_every: int = 1
     """Epochs from one validation to the next; the last epoch is always validated; 0 = never."""
     best_metric: str | None = None
-    """Metric of the validation that chooses the best checkpoint; None = AP, or Dice of semantic models."""
+    """Metric of the validation that chooses the best checkpoint; default: AP, Dice of semantic, PQ of panoptic models."""
     patience: int = 0
-    """Validations without a better figure after which the run ends early; 0 = never."""
+    """Early stopping: validations without an improvement after which the run ends; 0 = never."""
     init: str | None = None
-    """URI of weights to start from, a backbone's or a whole model's: what fits by name and shape is taken."""
+    """URI of initial weights, of a backbone or a complete model: tensors that match by name and shape are loaded."""
     transfer: Transfer | None = None
-    """scratch; feature-extractor: the backbone stays as --init has it, its norms too; fine-tune: everything learns;
-    head-then-all: the one, then the other. None = fine-tune where there is --init, else scratch."""
+    """scratch; feature-extractor: the backbone is frozen, its norms included; fine-tune: everything is trained;
+    head-then-all: feature-extractor for --head-epochs, then fine-tune. Default: fine-tune with --init, else scratch."""
     head_epochs: int = 1
-    """head-then-all: epochs in which the backbone stays as it is."""
+    """head-then-all: epochs in which the backbone is frozen."""
     epochs: int = 20
-    """Times that every image is seen."""
+    """Passes over the training images."""
     batch_size: int = 8
-    """Images that a worker computes at once, at most. A step has batch_size x accumulate x the most workers images."""
+    """Images per batch and worker. A step has batch_size x accumulate x the maximum number of workers images."""
     cross_entropy_weight: float = 1.0
     """Semantic models: weight of the cross entropy in the loss."""
     dice_weight: float = 1.0
@@ -74,34 +74,34 @@ class TrainConfig(Augmentation, Optimization, Subject):
     focal_gamma: float = 2.0
     """Power of the focal loss; 0 makes it the cross entropy."""
     class_weight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """Semantic models: LABEL=F, what a label's pixels weigh in cross entropy and focal loss, as often as needed; others
-    weigh 1."""
+    """Semantic models: LABEL=F, the weight of a label's pixels in cross entropy and focal loss, as often as needed; others
+    have 1."""
     border_weight: float = 0.0
-    """Semantic models: U-Net's w_0 (10 in the paper), what pixels between two objects weigh more in the cross entropy."""
+    """Semantic models: U-Net's w_0 (10 in the paper), the extra weight of pixels between two objects in the cross entropy."""
     border_sigma: float = 5.0
-    """Pixels over which that weight falls off."""
+    """Standard deviation, in pixels, over which that weight falls off."""
     image_size: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
-    """Semantic models: height and width that images are stretched to, to learn and then to predict; None = as the
-    model's input rule has it."""
+    """Semantic models: height and width that images are resized to, in training and in prediction; default: the
+    model's input rule."""
     checkpoint_every: int = 0
-    """Steps from one checkpoint to the next; 0 = at the end of each epoch."""
+    """Steps between checkpoints; 0 = at the end of each epoch."""
     keep: int = 2
-    """Checkpoints that are kept, the last ones; the best one is kept beside them."""
+    """How many of the last checkpoints are kept, in addition to the best one."""
     max_failures: int = 3
-    """Times in a row, without a checkpoint in between, that workers which died are replaced within one command."""
+    """Times in a row, without a checkpoint in between, that dead workers are replaced within one command."""
     executor: Annotated[ExecutorConfig, Parameter(name="*")] = field(default_factory=ExecutorConfig)
-    """Where the workers run. --workers N: exactly N; MIN:MAX: as many as there is room for, at any time of the run; none
-    named: 1. A step's images, and so the result, are those of the most workers, however many there are."""
+    """Where the workers run. --workers N: exactly N (default 1); MIN:MAX: as many as the cluster has room for at the time.
+    A step's images, and so the result, are those of the maximum, however many workers there are."""
     threads: int = 1
-    """Computing threads of a worker on the CPU."""
+    """Threads that torch computes with in a worker on the CPU."""
     cache_mb: int = 1024
-    """Memory of a worker for decoded images, so that a small dataset is decoded once."""
+    """Megabytes of decoded images that a worker keeps in memory, so that a small dataset is decoded once."""
     strict: bool = False
-    """Refuse to train while there is anything to note: unreadable images, a category that no image has, boxes that leave
+    """Make warnings about the data an error: unreadable images, categories without training images, boxes that leave
     their image."""
     max_unreadable: float = 0.01
-    """Share of the images to learn from, and of those to validate on, that may be unreadable, whether ingest knew it or
-    not; they are left out of the one, and count as missed in the other."""
+    """Share of the training images, and of the validation images, that may be unreadable; below 100 images one may be.
+    They are left out of training, and their objects count as missed in validation."""
     unannotated: bool = False
     """Also train and validate on the images whose annotations are missing or unreadable, as images without objects."""
     max_pixels: int = 100_000_000
@@ -120,14 +120,17 @@ class TrainConfig(Augmentation, Optimization, Subject):
             check(self, name, getattr(self, name) >= 0, "0 or more")
         check(self, "max_unreadable", 0 <= self.max_unreadable <= 1, "a share from 0 to 1")
         check(self, "transfer", self.transfer in (None, *get_args(Transfer)), f"one of {', '.join(get_args(Transfer))}")
-        begins = "URI of weights to start from" if self.method != "scratch" else "None, for --transfer scratch"
-        check(self, "init", (self.init is None) == (self.method == "scratch"), begins)
+        expected = "the URI of initial weights" if self.method != "scratch" else "none, with --transfer scratch"
+        check(self, "init", (self.init is None) == (self.method == "scratch"), expected)
         check(self, "border_sigma", 0 < self.border_sigma < math.inf, "a number above 0")
         check(
-            self, "cross_entropy_weight", any(getattr(self, name) for name in LOSS_WEIGHTS), "a loss above 0 at least"
+            self,
+            "cross_entropy_weight",
+            any(getattr(self, name) for name in LOSS_WEIGHTS),
+            "at least one loss with a weight above 0",
         )
         of_pixels = self.cross_entropy_weight > 0 or self.focal_weight > 0
-        check(self, "class_weight", of_pixels or not self.class_weight, "none, beside the Dice loss alone")
+        check(self, "class_weight", of_pixels or not self.class_weight, "none, with the Dice loss alone")
         check(
             self, "border_weight", self.cross_entropy_weight > 0 or not self.border_weight, "0, without cross entropy"
         )
@@ -136,7 +139,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
 
     @property
     def method(self) -> Transfer:
-        """What is done with the weights of `init`."""
+        """How the weights of `init` are used."""
         return self.transfer or ("scratch" if self.init is None else "fine-tune")
 
     @property
@@ -159,17 +162,17 @@ class TrainConfig(Augmentation, Optimization, Subject):
 
     @property
     def border(self) -> tuple[float, float] | None:
-        """w_0 and sigma of the border weights; None = without them."""
+        """w_0 and sigma of the border weights; None without them."""
         return (self.border_weight, self.border_sigma) if self.border_weight else None
 
     @property
     def workers(self) -> int:
-        """The most workers that share each step."""
+        """Maximum number of workers that share each step."""
         return self.executor.bounds[1] or 1
 
     @property
     def fewest_workers(self) -> int:
-        """The fewest workers that share each step: as many as the most, unless both are named."""
+        """Minimum number of workers that share each step: the maximum, unless both are given."""
         return self.executor.bounds[0] if ":" in (self.executor.workers or "") else self.workers
 
     @property
@@ -179,7 +182,7 @@ class TrainConfig(Augmentation, Optimization, Subject):
 
     @property
     def slots(self) -> int:
-        """Batches that a step is cut into, whatever the number of workers that compute them."""
+        """Batches of a step, whatever the number of workers that compute them."""
         return self.workers * self.accumulate
 
     @property

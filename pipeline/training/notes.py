@@ -1,7 +1,6 @@
-"""What to know of the data before paying for a run.
+"""Warnings about the data, and what is validated: reported before the first step, and kept in the report.
 
-What stops no run (a category without images, boxes that leave their image) is noted: the notes are told before the first
-step and stand in the report, and with `--strict` they are an error.
+They stop no run (a category without training images, boxes that leave their image) unless `--strict` makes them an error.
 """
 
 from __future__ import annotations
@@ -23,45 +22,45 @@ from shardlens.pipeline.warehouse.datasets import annotated
 NAMED = 10
 """Categories, and images, that a message names."""
 TOLERANCE = 0.5
-"""Pixels by which a box may leave its image without being told: rounding."""
+"""Pixels by which a box may leave its image without a warning: rounding."""
 
 
 def data_warnings(
     config: TrainConfig,
     task: Task,
     truth: Truth,
-    learned: pa.Table,
+    trained: pa.Table,
     validated: pa.Table | None,
     categories: pa.Table,
     annotations: pa.Table,
 ) -> list[str]:
-    """What is wrong with the data, though not so much that nothing could be learned.
+    """Defects of the data that do not prevent training.
 
     Args:
-        truth: what is learned from.
-        learned: images to learn from, the unreadable ones too.
-        validated: images to validate on; None = none.
+        truth: annotations to train on.
+        trained: images to train on, the unreadable ones too.
+        validated: images to validate on; None without validation.
         annotations: rows of the dataset.
 
     Raises:
-        DatasetError: there is anything to note, and the run is to be strict.
+        DatasetError: there is a warning, and `config.strict` is set.
     """
-    sides = [(learned, "train on"), *([(validated, "validate on")] if validated is not None else [])]
+    sides = [(trained, "train on"), *([(validated, "validate on")] if validated is not None else [])]
     left_out = [] if config.unannotated else [note for side in sides for note in _unannotated(*side)]
-    learned = learned if config.unannotated else annotated(learned)
-    images = readable(learned)
-    found = [
+    trained = trained if config.unannotated else annotated(trained)
+    images = readable(trained)
+    warnings = [
         *left_out,
-        *_unreadable(learned, "learn from", "they are left out"),
+        *_unreadable(trained, "train on", "they are left out"),
         *(_unreadable(validated, "validate on", "their objects count as missed") if validated is not None else []),
         *_absent_categories(truth, categories),
         *(_boxes_outside(annotations, images) if MODEL_TASKS[task].objects else []),
         *_large_step(config, images.num_rows),
     ]
-    if found and config.strict:
-        listed = "".join(f"\n  {note}" for note in found)
-        raise DatasetError(f"refused by --strict, for there is something to note of {config.dataset}:{listed}")
-    return found
+    if warnings and config.strict:
+        listed = "".join(f"\n  {note}" for note in warnings)
+        raise DatasetError(f"refused by --strict, because of warnings about {config.dataset}:{listed}")
+    return warnings
 
 
 def validation_notes(
@@ -70,12 +69,12 @@ def validation_notes(
     """What is validated on, and which weights are kept.
 
     Args:
-        split: what is learned from.
+        split: the training split.
         at_once: whether the model is fitted in one pass, without a gradient.
     """
     if at_once:
         return [f"{config.model} is fitted in one pass over the images, nothing is validated: its weights are kept"]
-    same = f"split {split!r} is both learned from and validated on: the figures say nothing of other images"
+    same = f"split {split!r} is both trained on and validated on: the metrics say nothing about other images"
     return [_validation(config, val_split, metric), *([same] if split is not None and split == val_split else [])]
 
 
@@ -93,7 +92,7 @@ def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
 
 
 def precision_warnings(precision: str, device: str) -> list[str]:
-    """That the precision is not this machine's."""
+    """Whether the precision is slow on this machine."""
     if precision != "bf16" or resolve_precision("auto", device) == "bf16":
         return []
     return [
@@ -108,7 +107,7 @@ def _unreadable(images: pa.Table, aim: str, outcome: str) -> list[str]:
         return []
     return [
         f"{len(names)} of the {images.num_rows} images to {aim} could not be read when they were ingested "
-        f"({_listed(names)}): {outcome}; mend them and ingest them again"
+        f"({_listed(names)}): {outcome}; fix them and ingest them again"
     ]
 
 
@@ -130,7 +129,7 @@ def _absent_categories(truth: Truth, categories: pa.Table) -> list[str]:
     if not absent:
         return []
     return [
-        f"{len(absent)} of {categories.num_rows} categories are in no image that is learned from ({_listed(absent)}): they will "
+        f"{len(absent)} of {categories.num_rows} categories have no training images ({_listed(absent)}): they will "
         "not be predicted; add images that show them, or ingest without them"
     ]
 
@@ -148,7 +147,7 @@ def _boxes_outside(annotations: pa.Table, images: pa.Table) -> list[str]:
     names = images["file_name"].take(pa.array(np.unique(place[over]))).to_pylist()
     return [
         f"{int(over.sum())} boxes leave their image ({_listed(names)}): they are cut to it, and those left empty are not "
-        "learned from; mend the annotations and ingest them again"
+        "trained on; fix the annotations and ingest them again"
     ]
 
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_api")]
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Eight images to learn from, and four to validate on."""
+    """Eight images to train on, and four to validate on."""
     folder = tmp_path_factory.mktemp("splits")
     draw_dataset(folder, {"train": 8, "val": 4}, size=32)
     for split in ("train", "val"):

@@ -26,7 +26,7 @@ Make = Callable[..., TrainConfig]
 
 @pytest.fixture
 def split(tmp_path: Path, warehouse: str) -> str:
-    """The dataset `split`: eight images to learn from, four to validate on, to tell shapes and ground apart."""
+    """The dataset `split`: eight images to train on, four to validate on, to tell shapes and ground apart."""
     draw_dataset(tmp_path / "split", {"train": 8, "val": 4}, size=32)
     with open_executor() as executor:
         place = str(tmp_path / "split")

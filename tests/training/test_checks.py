@@ -67,7 +67,7 @@ def changed(drawn: Path, warehouse: str, tmp_path: Path) -> Callable[..., None]:
 
 
 ERRORS: list[tuple[tuple[str, ...], str]] = [
-    (("bare", *BOXES), "nothing to learn from: fcos_small needs at least one box.*--annotations"),
+    (("bare", *BOXES), "nothing to train on: fcos_small needs at least one box.*--annotations"),
     (("shapes", *BOXES, "--executor", "ray", "--workers", "17"), "16 images for 17 workers.*fewer --workers"),
     (("shapes", *BOXES, "--val-split", "dev"), "no split 'dev' to validate on: it has train"),
     (("shapes", *BOXES, "--val-split", "train", "--best-metric", "AP99"), r"best_metric is 'AP99'.*gives AP, AP50"),
@@ -121,7 +121,7 @@ def test_a_category_that_no_image_has_is_named(train: Run, changed: Callable[...
     changed(lambda document: document["categories"].append({"id": 9, "name": "star"}))
     status, said = train("other", *PIXELS)
     assert status == 0
-    assert re.search(r"note: 1 of 4 categories are in no image that is learned from \(star\).*add images", said)
+    assert re.search(r"note: 1 of 4 categories have no training images \(star\).*add images", said)
     strict, said = train("other", *PIXELS, "--strict", "--seed", "1")
     assert strict == 1
     assert re.search(r"(?s)error: refused by --strict.*\(star\)", said)

@@ -146,7 +146,7 @@ def test_a_model_that_is_fitted_at_once_refuses_what_it_would_leave_alone(
 def test_what_is_validated_on_is_told_as_it_is(config: Make) -> None:
     (only,) = prepare(config(**RCNN, val_split="train")).notes
     assert only == "rcnn is fitted in one pass over the images, nothing is validated: its weights are kept"
-    assert "split 'train' is both learned from and validated on" in prepare(config(val_split="train")).notes[1]
+    assert "split 'train' is both trained on and validated on" in prepare(config(val_split="train")).notes[1]
     assert not any("validated on:" in note for note in prepare(config()).notes)
 
 
@@ -168,7 +168,7 @@ def test_masks_of_another_size_are_told_before_they_are_drawn(config: Make, ware
     )
     with pytest.raises(DatasetError, match=message):
         prepare(config(**SEMANTIC))
-    prepare(config())  # boxes alone are learned from
+    prepare(config())  # boxes alone are enough
 
 
 def test_a_version_that_is_not_the_latest_can_be_named(config: Make, warehouse: str, drawn: Path) -> None:
@@ -200,19 +200,17 @@ def test_auto_goes_on_as_the_training_was_begun(config: Make, monkeypatch: pytes
 
 def test_void_alone_teaches_nothing(config: Make, warehouse: str) -> None:
     change(warehouse, "annotations", lambda row: {**row, "category_id": None, "category": None})
-    with pytest.raises(DatasetError, match="nothing to learn from"):
+    with pytest.raises(DatasetError, match="nothing to train on"):
         prepare(config(**SEMANTIC))
 
 
 def test_images_without_a_readable_header_are_left_out(config: Make, warehouse: str) -> None:
     change(warehouse, "images", lambda row: row | ({"width": None, "height": None} if row["image_id"] == 1 else {}))
-    with pytest.raises(DatasetError, match=r"1 of the 16 images to learn from.*1.0% of --max-unreadable.*image 1 "):
+    with pytest.raises(DatasetError, match=r"1 of the 16 images to train on.*1.0% of --max-unreadable.*image 1 "):
         prepare(config())
     job = prepare(config(max_unreadable=0.1))
     assert (job.images, job.left_out) == (IMAGES - 1, {"images without a readable header": 1})
-    note = (
-        r"1 of the 16 images to learn from could not be read when they were ingested \(000001.png\): they are left out"
-    )
+    note = r"1 of the 16 images to train on could not be read when they were ingested \(000001.png\): they are left out"
     assert any(re.match(note, found) for found in job.notes)
     with pytest.raises(DatasetError, match=f"(?s)refused by --strict.*{note}"):
         prepare(config(max_unreadable=0.1, strict=True))
@@ -280,7 +278,7 @@ def test_losses_of_semantic_models_are_refused_beside_others(config: Make, asked
             {"border_weight": 10.0, "cross_entropy_weight": 0.0},
             "border_weight is 10.0: expected 0, without cross entropy",
         ),
-        ({"class_weight": ("disc=2",), "cross_entropy_weight": 0.0}, "expected none, beside the Dice loss alone"),
+        ({"class_weight": ("disc=2",), "cross_entropy_weight": 0.0}, "expected none, with the Dice loss alone"),
     ],
 )
 def test_weights_of_a_loss_that_is_left_out_are_refused(asked: dict[str, Any], message: str) -> None:

@@ -99,10 +99,10 @@ def test_options_stay_what_they_were(config: Make, warehouse: str) -> None:
 
 def test_images_are_predicted_at_the_size_that_was_learned_from(config: Make) -> None:
     report = train(config(**SEMANTIC, image_size=(24, 40)))
-    network = resolve(NetworkConfig(weights=report.checkpoint))
+    network = resolve(NetworkConfig(model=SEMANTIC["model"], weights=report.checkpoint))
     assert network.input_rule(load_network(network)).shape(64, 64) == (24, 40)
     assert network.identity()["image_size"] == [24, 40]
-    plain = resolve(NetworkConfig(weights=train(config(**SEMANTIC, run="plain")).checkpoint))
+    plain = resolve(NetworkConfig(model=SEMANTIC["model"], weights=train(config(**SEMANTIC, run="plain")).checkpoint))
     assert plain.input_rule(load_network(plain)).shape(64, 64) == (64, 64)
     assert "image_size" not in plain.identity()
 
@@ -113,5 +113,5 @@ def test_a_warehouse_in_a_bucket_takes_a_checkpoint(config: Make, drawn: Path, s
         storage.publish(f"{s3.uri}/{entry.name}", storage.read(entry.uri))
     report = train(config(**SEMANTIC, warehouse=s3.uri))
     assert report.checkpoint == f"{s3.uri}/checkpoints/r"
-    assert resolve(NetworkConfig(weights=report.checkpoint)).sha256 == report.sha256
+    assert resolve(NetworkConfig(model=SEMANTIC["model"], weights=report.checkpoint)).sha256 == report.sha256
     assert train(config(**SEMANTIC, warehouse=s3.uri)) == report
