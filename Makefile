@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 # make bench BENCH='throughput scale': those alone.
 # make test-long: what takes minutes each: every model overfitted, the recipes on real data.
-.PHONY: install demo test test-long check bench clean
+.PHONY: install demo picture test test-long check bench clean
 
 install: $(READY)
 
@@ -18,6 +18,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/shardlens demo
+
+# The README's pictures, of what the networks of the last `make demo` predict.
+picture: install
+	$(BIN)/shardlens show detector --sample 4 --columns 4 --width 200 --warehouse demo/warehouse --output flows/detector.png
+	$(BIN)/shardlens show segmenter --sample 4 --columns 4 --width 200 --warehouse demo/warehouse --output flows/segmenter.png
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

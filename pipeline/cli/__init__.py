@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Score a run against its dataset's annotations: AP and AR, Dice and IoU.",
     "train": "Fit a model to a dataset with Ray Train and write a checkpoint.",
     "query": "Run SQL over all tables of the warehouse.",
+    "show": "Draw images with their annotations or predictions as one PNG.",
     "fuse": "Fuse the boxes of several runs of one dataset into one run.",
     "export": "Write a run's predictions as a COCO results file.",
     "import": "Take COCO results made elsewhere in as a committed run.",
