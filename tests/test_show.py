@@ -43,7 +43,10 @@ def warehouse(tmp_path: Path) -> str:
     rle = masks.encode(np.pad(np.ones((15, 30), np.uint8), ((20, 25), (10, 40))))
     mask = {"size": [60, SIDE], "counts": rle.counts}
     document = {
-        "images": [{"id": i, "file_name": name, "width": SIDE, "height": 60} for i, name in enumerate(("a.png", "turned.jpg", "z.png"))],
+        "images": [
+            {"id": i, "file_name": name, "width": SIDE, "height": 60}
+            for i, name in enumerate(("a.png", "turned.jpg", "z.png"))
+        ],
         "categories": [{"id": 7, "name": "cell"}],
         "annotations": [
             {"id": i, "image_id": i, "category_id": 7, "bbox": BOX, "area": 450, "iscrowd": 0, "segmentation": mask}
@@ -79,7 +82,9 @@ def test_an_image_stored_turned_is_drawn_upright(warehouse: str, tmp_path: Path)
 
 def test_a_run_is_drawn_with_its_predictions(warehouse: str, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cell\n")
-    network = NetworkConfig(model="unet", option=("width=2", "depth=2"), weights="random", labels=str(tmp_path / "labels.txt"))
+    network = NetworkConfig(
+        model="unet", option=("width=2", "depth=2"), weights="random", labels=str(tmp_path / "labels.txt")
+    )
     config = PredictConfig("cells", network=network, run="regions", max_quarantined=1, warehouse=warehouse)
     predict(config, LocalExecutor())
     report = show(ShowConfig("regions", output=str(tmp_path / "run.png"), min_score=0.0, warehouse=warehouse))
