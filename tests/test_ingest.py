@@ -50,7 +50,13 @@ def test_ingest_writes_a_version_and_points_to_it(tmp_path: Path, images: str, t
     assert sorted(files(str(tmp_path / "warehouse"))) == [
         *(
             f"datasets/set/{report.version}/{name}"
-            for name in ("annotations.parquet", "categories.parquet", "dataset.json", "images.parquet")
+            for name in (
+                "annotations.parquet",
+                "categories.parquet",
+                "dataset.json",
+                "digests.parquet",
+                "images.parquet",
+            )
         ),
         "datasets/set/latest.json",
         "warehouse.json",
@@ -145,9 +151,14 @@ def test_a_report_reads_well_and_is_json(tmp_path: Path, images: str) -> None:
     many = [box(i, 1, [0, 0, -1, 5]) for i in range(8)]
     report, _ = take(tmp_path, images, put_coco(tmp_path, coco([image(1, "a.jpg")], many)), split="val")
     lines = str(report).splitlines()
-    assert lines[0] == f"set@{report.version}: 1 images, 8 annotations (0 crowds), 2 categories"
-    assert lines[1:3] == ["images in the dataset: val 1", "degenerate-box: 8 (a box without width or height; kept)"]
-    assert lines[3] == "    annotation 0 of a.jpg: [0.0, 0.0, -1.0, 5.0]"
+    assert lines[0].startswith("format coco: ")
+    assert lines[1] == f"set@{report.version}: 1 images, 8 annotations (0 crowds), 2 categories"
+    assert lines[2:5] == [
+        "images in the dataset: val 1",
+        f"not read below {images}: 3 .jpg",
+        "degenerate-box: 8 (a box without width or height; kept)",
+    ]
+    assert lines[5] == "    annotation 0 of a.jpg: [0.0, 0.0, -1.0, 5.0]"
     assert lines[-1] == "    ... and 3 more"
     assert json.loads(json.dumps(asdict(report)))["problems"][0]["count"] == 8
     clean, _ = take(tmp_path, images, name="plain")
@@ -186,7 +197,7 @@ def test_classes_come_from_text_or_a_file(tmp_path: Path, images: str) -> None:
         ({"name": "a/b"}, "dataset 'a/b' cannot be used as a name"),
         ({"split": "x y"}, "split 'x y' cannot be used as a name"),
         ({"format": "yolo"}, "annotation format 'yolo': expected auto or one of coco, voc, masks, none"),
-        ({"mask_kind": "instance"}, "the mask kind instance was given, but the annotations are of the format none"),
+        ({"mask_kind": "instance"}, "--mask-kind is for mask images, but the annotations are of the format none"),
         ({"images": "s3://key:secret@bucket/x"}, r"s3://\*\*\*@bucket/x carries credentials"),
     ],
 )

@@ -9,31 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shardlens.models.spec import BACKGROUND
-from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.problems import Flags, Problems
 from shardlens.pipeline.annotations.source import Categorized
-from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.warehouse import tables
-
-
-def named(classes: str | None) -> tuple[str, ...]:
-    """Return the names in `classes`: comma-separated, or the URI of a .txt or .names file with one a line.
-
-    A first name `__background__` is left out: it is no category.
-
-    Raises:
-        ConfigError: there is no name, or one twice.
-    """
-    if classes is None:
-        return ()
-    is_file = classes.endswith((".txt", ".names"))
-    text = storage.read(storage.normalize(classes)).decode("utf-8-sig", "replace") if is_file else classes
-    lines = [line.strip() for line in (text.splitlines() if is_file else text.split(","))]
-    names = tuple(line for line in lines if line and line != BACKGROUND)
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"the classes {classes!r} are {list(names)}: expected one name or more, each once")
-    return names
 
 
 def table(names: Sequence[str]) -> pa.Table:
@@ -41,6 +19,13 @@ def table(names: Sequence[str]) -> pa.Table:
     return tables.from_rows(
         [{"category_id": number, "name": name} for number, name in enumerate(names, 1)], tables.CATEGORIES
     )
+
+
+def note_unused(unused: Sequence[str], named: int, problems: Problems) -> None:
+    """Note the classes that were named and never occur."""
+    if unused:
+        more = ", ..." if len(unused) > 8 else ""
+        problems.note(f"{len(unused)} of the {named} classes named never occur: {', '.join(unused[:8])}{more}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,10 @@ class ByName:
     def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
         """Fill `category_id`."""
         found = annotations["category"].combine_chunks()
-        categories = table(self.names or sorted(pc.unique(pc.drop_null(found)).to_pylist()))
+        there = set(pc.unique(pc.drop_null(found)).to_pylist())
+        categories = table(self.names or sorted(there))
+        if annotations.num_rows:
+            note_unused([name for name in self.names if name not in there], len(self.names), problems)
         place = pc.index_in(found, value_set=pc.cast(categories["name"].combine_chunks(), pa.string()), skip_nulls=True)
         ids = categories["category_id"].combine_chunks().take(place)
         return _settled(annotations, ids, found, pc.is_null(place), categories, problems)

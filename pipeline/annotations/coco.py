@@ -16,7 +16,7 @@ from shardlens.pipeline.annotations import json_stream, places
 from shardlens.pipeline.annotations.categories import ById
 from shardlens.pipeline.annotations.coco_document import Document
 from shardlens.pipeline.annotations.problems import Flags, Problems
-from shardlens.pipeline.annotations.source import LISTED, Request, RowBuffer, Source
+from shardlens.pipeline.annotations.source import LISTED, Format, Look, Request, RowBuffer, Source
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
@@ -37,21 +37,30 @@ def read(request: Request, executor: Executor) -> Source:
         document.take(key, index, item)
     document.check()
     problems = Problems()
-    images = _placed(document, _locator(request.images, document.file_names, executor), problems)
+    images = _placed(document, _locator(request, document.file_names, executor), problems)
     annotations = _attached(document.annotations.table(), images, problems)
     categorize = ById(document.categories.table())
     return Source(images, annotations, categorize, has_ids=True, has_category_ids=True, problems=problems)
 
 
-def _locator(root: str, file_names: list[str], executor: Executor) -> Locate:
+def recognizes(look: Look) -> str | None:
+    """An instances file is named as the annotations."""
+    return f"{look.root} is a JSON file" if look.root.lower().endswith(".json") else None
+
+
+FORMAT = Format("coco", read, recognizes)
+
+
+def _locator(request: Request, file_names: list[str], executor: Executor) -> Locate:
     """Say how file names become places: below a folder without asking for them, in tars by their members."""
+    root = request.images
     inside = [root] if places.is_tar(root) else []
     first = next((uri for name in file_names if (uri := places.below(root, name))), None)
     if not inside and first is not None and not storage.exists(first):
         inside = [storage.join(root, name) for name in storage.children(root) if name.endswith(".tar")]
     if not inside:
         return lambda file_name: ((places.below(root, file_name) or "", None, None), True)
-    members = places.listing(root, places.IMAGE_SUFFIXES, executor)
+    members = request.catalog.files(root, executor)
 
     def find(file_name: str) -> tuple[places.Place, bool]:
         place = members.find(file_name)

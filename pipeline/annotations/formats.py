@@ -1,48 +1,47 @@
-"""The annotation formats by name, and telling which one lies at a place."""
+"""The annotation formats by name, and which one lies at a place."""
 
 from __future__ import annotations
 
-from shardlens.pipeline import storage
-from shardlens.pipeline.annotations import coco, label_maps, places, plain, voc
-from shardlens.pipeline.annotations.source import Reader
-from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.annotations import coco, label_maps, plain, voc
+from shardlens.pipeline.annotations.source import Format, Look
+from shardlens.pipeline.errors import ConfigError, DatasetError
 
-READERS: dict[str, Reader] = {"coco": coco.read, "voc": voc.read, "masks": label_maps.read, "none": plain.read}
-"""Name of a format -> its reader. A new format is one module, one line here, and a few in `detect`."""
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        coco.FORMAT,
+        voc.FORMAT,
+        label_maps.FORMAT,
+        plain.FORMAT,
+    )
+}
+"""Name -> format, in the order in which they are tried. A new format is one module and one line here."""
 
 
-def detect(images: str, annotations: str | None) -> str:
-    """Tell the format from the names at the two places, or at the images' alone.
+def find(name: str) -> Format:
+    """The format called `name`.
 
     Raises:
-        DatasetError: annotations are named, and their format cannot be told.
+        ConfigError: there is none.
     """
-    if annotations is not None and annotations.lower().endswith(".json"):
-        return "coco"
-    root = annotations or images
-    names = [] if places.is_tar(root) else storage.children(root)
-    if "Annotations/" in names:
-        return "voc"
-    if _has_mask_folders(root, names):
-        return "masks"
-    if annotations is None:
-        return "none"
-    suffixes = {f".{name.rpartition('.')[2].lower()}" for name in names}
-    if ".xml" in suffixes:
-        return "voc"
-    if suffixes & set(label_maps.MASK_SUFFIXES):
-        return "masks"
+    if name not in FORMATS:
+        raise ConfigError(f"annotation format {name!r}: expected auto or one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def detect(look: Look) -> tuple[Format, str]:
+    """The first format that recognizes the places, and why.
+
+    Raises:
+        DatasetError: annotations are named, and no format recognizes them.
+    """
+    for format in FORMATS.values():
+        reason = format.recognizes(look)
+        if reason is not None:
+            return format, reason
+    held = sorted({name.partition("/")[0] + "/" * ("/" in name) for name in look.files.names})
     raise DatasetError(
-        f"the format of the annotations {annotations} cannot be told (it holds {', '.join(names[:4]) or 'nothing'}): "
+        f"the format of the annotations {look.root} cannot be told (it holds {', '.join(held[:4]) or 'nothing'}): "
         f"expected a .json file, or a folder of .xml files or mask images; "
-        f"name the format with --format, one of {', '.join(READERS)}"
+        f"name the format with --format, one of {', '.join(FORMATS)}"
     )
-
-
-def _has_mask_folders(root: str, names: list[str]) -> bool:
-    """Whether `images/` and `masks/` lie side by side below the root or below one of its folders."""
-    wanted = {"images/", "masks/"}
-    if wanted <= set(names):
-        return True
-    folders = [name for name in names if name.endswith("/")][:8]
-    return any(wanted <= set(storage.children(storage.join(root, folder))) for folder in folders)

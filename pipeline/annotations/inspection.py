@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class Inspected:
     annotations: pa.Table
     """Rows of `tables.ANNOTATIONS`; image_id is the image's row."""
     faults: tuple[Fault, ...]
+    heads: tuple[bytes | None, ...] = ()
+    """Digest of the first bytes of each image; None = could not be read."""
 
     @property
     def sizes(self) -> tuple[tuple[int, int] | None, ...]:
@@ -81,11 +84,15 @@ class Inspect:
             StorageUnavailableError: the store failed after every retry.
         """
         faults: list[Fault] = []
-        headers = _headers(batch, faults)
+        heads = _read([_head(place) for place in batch.images])
+        headers = _headers(batch, heads, faults)
         rows = RowBuffer(tables.ANNOTATIONS)
         told = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(headers)
         faults.sort(key=lambda fault: fault[0])
-        return Inspected(batch.first, headers, told, rows.table(), tuple(faults))
+        digests = tuple(
+            hashlib.sha256(data).digest()[:16] if isinstance(data, bytes) and data else None for data in heads
+        )
+        return Inspected(batch.first, headers, told, rows.table(), tuple(faults), digests)
 
 
 def _read(places: list[Place]) -> list[bytes | StorageError]:
@@ -101,9 +108,8 @@ def _head(place: Place) -> Place:
     return uri, offset or 0, HEADER if length is None else min(length, HEADER)
 
 
-def _headers(batch: Batch, faults: list[Fault]) -> tuple[Header | None, ...]:
+def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault]) -> tuple[Header | None, ...]:
     """Read the headers from the first bytes of each image, or from all of them where those do not suffice."""
-    heads = _read([_head(place) for place in batch.images])
     headers = [_header(data) for data in heads]
     missing = {i for i, data in enumerate(heads) if isinstance(data, LocationNotFoundError)}
     again = [i for i, header in enumerate(headers) if header is None and i not in missing]
@@ -200,4 +206,4 @@ def _given_up(lost: Lost[Batch]) -> Inspected:
         "unreadable-image",
         f"{batch.file_names[0]}: reading its header ended the worker ({lost.reason})",
     )
-    return Inspected(batch.first, (None,), (None,), tables.from_rows([], tables.ANNOTATIONS), (fault,))
+    return Inspected(batch.first, (None,), (None,), tables.from_rows([], tables.ANNOTATIONS), (fault,), (None,))

@@ -1,23 +1,22 @@
-"""Where images lie: the files below a folder or prefix, or the members of tars, by their names."""
+"""Files and where they lie: by their names below a folder or prefix, or as members of tars."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import tars
-from shardlens.pipeline.errors import DatasetError, ExecutionError
-from shardlens.pipeline.executors.base import Executor, Lost
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jp2", ".avif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".mpo",
 )  # fmt: skip
 
 Place = tuple[str, int | None, int | None]
-"""URI, offset, length; None = the whole object."""
+"""URI, offset, length; None = the complete object."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,18 @@ class Listing:
 
     @cached_property
     def by_name(self) -> dict[str, Place]:
-        """Place of each name."""
-        return dict(zip(self.names, self.places, strict=True))
+        """Place of each name; the first place of a name that occurs in several tars."""
+        return dict(zip(reversed(self.names), reversed(self.places), strict=True))
+
+    @cached_property
+    def repeated(self) -> dict[str, list[Place]]:
+        """The places of each name that occurs in several tars."""
+        again = {name for name, count in Counter(self.names).items() if count > 1}
+        places: dict[str, list[Place]] = {}
+        for name, place in zip(self.names, self.places, strict=True):
+            if name in again:
+                places.setdefault(name, []).append(place)
+        return places
 
     @cached_property
     def top(self) -> str:
@@ -44,6 +53,18 @@ class Listing:
     def find(self, name: str) -> Place | None:
         """Place of `name`, which may leave out the folder that all names share."""
         return self.by_name.get(name) or (self.by_name.get(self.top + name) if self.top else None)
+
+    def only(self, wanted: Callable[[str], bool]) -> Listing:
+        """The files whose names are `wanted`."""
+        chosen = [(name, place) for name, place in zip(self.names, self.places, strict=True) if wanted(name)]
+        others = [name for name in self.names if not wanted(name)][:3] if len(chosen) < len(self.names) else []
+        return Listing(self.root, tuple(n for n, _ in chosen), tuple(p for _, p in chosen), tuple(others))
+
+
+def listing_of(root: str, entries: Iterable[tuple[str, Place]]) -> Listing:
+    """Make a listing of names with their places, in any order."""
+    rows = sorted(entries, key=lambda row: (row[0], row[1][0], row[1][1] or 0))
+    return Listing(root, tuple(name for name, _ in rows), tuple(place for _, place in rows))
 
 
 def is_tar(uri: str) -> bool:
@@ -57,51 +78,9 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in {".", ".."} for part in name.split("/"))
 
 
-def listing(uri: str, suffixes: Sequence[str], executor: Executor) -> Listing:
-    """List the files below `uri` whose names end in one of `suffixes`: files or members of a tar.
-
-    Where no such file lies below a folder, the tars in it are opened.
-
-    Raises:
-        DatasetError: a tar is compressed or damaged.
-        LocationNotFoundError: nothing is there.
-    """
-    if is_tar(uri):
-        return _chosen(uri, _members([uri], executor), suffixes)
-    entries = [(entry.name, (entry.uri, None, None)) for entry in storage.walk(uri)]
-    found = _chosen(uri, entries, suffixes)
-    if found.names:
-        return found
-    inside = [place[0] for name, place in entries if not is_hidden(name) and is_tar(name)]
-    if not inside and not entries:
-        storage.size(uri)  # raises what is wrong with the place itself, if anything is
-    return _chosen(uri, _members(inside, executor), suffixes) if inside else found
-
-
-def _chosen(root: str, entries: Iterable[tuple[str, Place]], suffixes: Sequence[str]) -> Listing:
-    chosen: list[tuple[str, Place]] = []
-    others: list[str] = []
-    for name, place in entries:
-        if is_hidden(name):
-            continue
-        if name.lower().endswith(tuple(suffixes)):
-            chosen.append((name, place))
-        elif len(others) < 3:
-            others.append(name)
-    chosen.sort()
-    return Listing(root, tuple(name for name, _ in chosen), tuple(place for _, place in chosen), tuple(others))
-
-
-def _members(uris: Sequence[str], executor: Executor) -> list[tuple[str, Place]]:
-    """Members of the tars `uris`, in the order of the tars."""
-    by_tar: dict[str, tuple[tars.Member, ...]] = {}
-    for result in executor.map(tars.IndexTars(), uris):
-        if isinstance(result, Lost):
-            raise ExecutionError(
-                f"{result.item}: its members could not be listed in {result.attempts} attempts: {result.reason}"
-            )
-        by_tar[result.item] = result.value
-    return [(m.name, (m.uri, m.offset, m.length)) for uri in uris for m in by_tar[uri]]
+def printable(name: str) -> str:
+    """The name itself where it is text; bytes that are not UTF-8 become `\\xE9` and the like."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def below(root: str, file_name: str) -> str | None:
@@ -111,18 +90,3 @@ def below(root: str, file_name: str) -> str | None:
         return None
     name = posixpath.normpath(file_name)
     return None if name == "." else f"{root.rstrip('/')}/{name}"
-
-
-def images(uri: str, executor: Executor) -> Listing:
-    """List the images below `uri`.
-
-    Raises:
-        DatasetError: there are none.
-    """
-    found = listing(uri, IMAGE_SUFFIXES, executor)
-    if not found.names:
-        beside = f"; it holds {', '.join(found.others)}, ..." if found.others else ""
-        raise DatasetError(
-            f"no images below {uri}: expected files ending in {', '.join(IMAGE_SUFFIXES)}, or tars of them{beside}"
-        )
-    return found

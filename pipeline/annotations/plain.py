@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shardlens.pipeline.annotations import places
 from shardlens.pipeline.annotations.categories import ByName
 from shardlens.pipeline.annotations.pairing import listed, place_columns
-from shardlens.pipeline.annotations.source import Request, Source
+from shardlens.pipeline.annotations.source import Format, Look, Request, Source
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
 
 
 def read(request: Request, executor: Executor) -> Source:
     """List the images; they get ids in the order of their names."""
-    found = places.images(request.images, executor)
-    rows = len(found.names)
-    columns: dict[str, Sequence[object]] = {"file_name": found.names, "split": [request.split] * rows}
-    images = listed({**columns, "flags": [[]] * rows, **place_columns("", found.places)}, rows)
+    images = request.catalog.images(request.images, executor)
+    rows = len(images.names)
+    columns: dict[str, Sequence[object]] = {"file_name": images.names, "split": [request.split] * rows}
+    table = listed({**columns, "flags": [[]] * rows, **place_columns("", images.places)}, rows)
     empty = tables.from_rows([], tables.ANNOTATIONS)
-    return Source(images, empty, ByName(request.classes), has_category_ids=bool(request.classes))
+    return Source(table, empty, ByName(request.classes), has_category_ids=bool(request.classes))
+
+
+def recognizes(look: Look) -> str | None:
+    """Everything without annotations."""
+    return "no annotations of another format" if look.request.annotations is None else None
+
+
+FORMAT = Format("none", read, recognizes)

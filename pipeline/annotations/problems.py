@@ -15,6 +15,13 @@ EXAMPLES = 5
 
 KINDS = {
     "outside-root": "a file_name that leads out of the images' root; refused",
+    "link-out": "a symbolic link out of the images' root; not followed without --follow-links",
+    "locked-folder": "a folder that may not be listed; left out",
+    "undecodable-name": "a file name that is not UTF-8; rename the file",
+    "damaged-tar": "a tar that is cut off or damaged; the files before the damage are taken in",
+    "compressed-tar": "a compressed tar, whose files cannot be read in place; left out, unpack it to a plain .tar",
+    "loose-image": "an image next to the tars that are taken in; left out",
+    "repeated-member": "an image that several tars hold under the same name; the first is taken",
     "missing-image": "no such image; kept",
     "unreadable-image": "no header of an image could be read; kept without a size",
     "size-mismatch": "the annotations tell another size than the image's header, which counts",
@@ -22,9 +29,15 @@ KINDS = {
     "repeated-image": "an image listed twice with the same id and file_name; the later entry is left out",
     "duplicate-file-name": "a file_name given twice; both are kept",
     "image-without-annotation": "no annotation file for the image; kept, not scored or trained on by default",
+    "shared-annotation": "an annotation file for several images of the same name but for the suffix",
     "annotation-without-image": "an annotation file whose image is not there; left out",
     "annotation-of-another-image": "the annotation file names another image; kept",
     "unreadable-annotation": "the image's annotation file is damaged; the image is kept, not scored or trained on by default",
+    "interpolated-mask": "a mask with values as resizing or JPEG make them between two classes; taken in as it is",
+    "mixed-masks": "masks of 8 and of 16 bits in one dataset; all are taken for object ids",
+    "duplicate-image": "an image with the same bytes as an earlier one; kept",
+    "split-leak": "an image whose bytes are in another split, too; kept",
+    "not-in-list": "a line of the list that names no image; left out",
     "in-two-splits": "an image listed in two splits; it counts for the first",
     "unknown-image": "an annotation of an image that is not listed (or was refused); left out",
     "duplicate-annotation-id": "an annotation id given twice; the later annotation is kept under a new id",
@@ -61,6 +74,8 @@ class Problems:
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What was decided about the data and is no problem, a sentence each."""
 
     def add(self, kind: str, count: int, examples: Iterable[str]) -> None:
         """Count `count` findings of `kind`; no more of `examples` is asked for than will be kept."""
@@ -73,6 +88,10 @@ class Problems:
         wanted = iter(examples)
         while len(kept) < EXAMPLES and (example := next(wanted, None)) is not None:
             kept.append(example)
+
+    def note(self, sentence: str) -> None:
+        """Keep what was decided about the data, for the report."""
+        self.notes.append(sentence)
 
     def one(self, kind: str, example: str) -> None:
         """Count one finding."""

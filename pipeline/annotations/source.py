@@ -1,18 +1,20 @@
-"""What every annotation format becomes: listed images, annotation rows, categories, and the problems on the way."""
+"""What an annotation format is, and what each becomes: listed images, annotation rows, categories, and problems."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from shardlens.pipeline.annotations.catalog import Catalog
+from shardlens.pipeline.annotations.label_scheme import LabelScheme, MaskKind
+from shardlens.pipeline.annotations.places import Listing
 from shardlens.pipeline.annotations.problems import Problems
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
-
-MaskKind = Literal["auto", "semantic", "instance"]
 
 LISTED = pa.schema(
     [
@@ -40,13 +42,37 @@ class Request:
     images: str
     """URI of the folder, prefix or tar that holds the images, or of a folder of tars."""
     annotations: str | None = None
-    """URI of the annotation file or folder; None = beside the images, or none."""
+    """URI of the annotation file or folder; None = next to the images, or none."""
     split: str | None = None
-    """The one split wanted of a layout that has splits; the name of the whole otherwise."""
-    mask_kind: MaskKind = "auto"
-    """What the pixels of mask images are: class ids or instance ids."""
+    """The one split wanted of a layout that has splits; the name of all images otherwise."""
     classes: tuple[str, ...] = ()
     """Names of the categories 1, 2, ...; empty = those that occur."""
+    mask_kind: MaskKind = "auto"
+    """What the pixels of mask images are: class ids or instance ids."""
+    mask_pattern: str | None = None
+    """Name of an image's mask, with `{stem}` for the image's stem; None = the usual ones are tried."""
+    labels: LabelScheme = LabelScheme()  # noqa: RUF009 - frozen
+    """What the values of mask pixels stand for."""
+    catalog: Catalog = field(default_factory=Catalog, compare=False)
+    """Lists the places, each once."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The places of a request, for telling which format lies there."""
+
+    request: Request
+    executor: Executor
+
+    @property
+    def root(self) -> str:
+        """URI of the annotations, or of the images where no annotations are named."""
+        return self.request.annotations or self.request.images
+
+    @cached_property
+    def files(self) -> Listing:
+        """Everything that lies there."""
+        return self.request.catalog.files(self.root, self.executor)
 
 
 @dataclass(frozen=True)
@@ -106,6 +132,17 @@ class Reader(Protocol):
     def __call__(self, request: Request, executor: Executor) -> Source:
         """Read what `request` asks for, wide work through `executor`."""
         ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """An annotation format: one module with its reader, and one line in `formats`."""
+
+    name: str
+    """What `--format` calls it."""
+    reader: Reader
+    recognizes: Callable[[Look], str | None]
+    """Why the places hold this format, in words; None if they do not."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import io
 import posixpath
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
@@ -32,12 +32,22 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a tar holds."""
+
+    members: tuple[Member, ...]
+    """Its regular files, in its order."""
+    damage: str | None = None
+    """Why there may be more; None if all could be listed."""
+
+
+@dataclass(frozen=True)
 class IndexTars:
     """The stage that lists a tar's members; its items are URIs of tars."""
 
-    def setup(self) -> Callable[[str], tuple[Member, ...]]:
+    def setup(self) -> Callable[[str], Contents]:
         """Nothing is loaded."""
-        return index
+        return contents
 
 
 def refuse_compressed(uri: str) -> None:
@@ -49,48 +59,69 @@ def refuse_compressed(uri: str) -> None:
         )
 
 
-def index(uri: str) -> tuple[Member, ...]:
-    """List the regular files of the tar at `uri`, in its order; a hard link stands for the member it links to.
+def contents(uri: str) -> Contents:
+    """List the regular files of the tar at `uri`, in its order; a link stands for the member it links to.
 
-    Raises:
-        DatasetError: it is compressed, damaged or not a tar.
+    Of a damaged tar those before the damage are listed.
     """
     size = storage.size(uri)
-    _check_magic(uri, size)
-    members: dict[str, Member] = {}
+    damage = _foreign(uri, size)
+    if damage:
+        return Contents((), damage)
+    found, reason = _Members(uri), None
     try:
         with tarfile.open(fileobj=_RangeFile(uri, size), mode="r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or a million headers stay in memory
-                member = _member(uri, entry, members)
-                if member is not None:
-                    members[member.name] = member
+                if entry.isreg() and entry.offset_data + entry.size > size:
+                    reason = f"{entry.name} is cut off"
+                else:
+                    found.take(entry)
+            if 0 < size - tar.offset < tarfile.BLOCKSIZE:  # tarfile takes it for the end
+                reason = "the header of a file is cut off"
     except (tarfile.TarError, EOFError) as error:
-        raise DatasetError(
-            f"{uri} is not a whole tar ({error}, after {len(members)} files): see that it was copied to its end"
-        ) from None
-    return tuple(members.values())
+        reason = reason or str(error)
+    if reason:
+        reason = f"{uri} is incomplete or no tar ({reason}, after {len(found.members)} files): copy it again to its end"
+    return Contents(found.listed(), reason)
 
 
-def _member(uri: str, entry: tarfile.TarInfo, known: dict[str, Member]) -> Member | None:
-    name = posixpath.normpath(entry.name)
-    if entry.islnk():
-        target = known.get(posixpath.normpath(entry.linkname))
-        return Member(name, uri, target.offset, target.length) if target else None
-    if not entry.isreg() or entry.issparse():
-        return None
-    return Member(name, uri, entry.offset_data, entry.size)
+@dataclass
+class _Members:
+    """Gathers the members of a tar; symbolic links find theirs when all are known, for they may come first."""
+
+    uri: str
+    members: dict[str, Member] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
+
+    def take(self, entry: tarfile.TarInfo) -> None:
+        """Take the next entry; what is no file and no link to one is left out."""
+        name = posixpath.normpath(entry.name)
+        if entry.issym():
+            self.links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), entry.linkname))
+        elif entry.islnk():
+            target = self.members.get(posixpath.normpath(entry.linkname))
+            if target:
+                self.members[name] = Member(name, self.uri, target.offset, target.length)
+        elif entry.isreg() and not entry.issparse():
+            self.members[name] = Member(name, self.uri, entry.offset_data, entry.size)
+
+    def listed(self) -> tuple[Member, ...]:
+        """All members, those that symbolic links name last; a link out of the tar or to a link is left out."""
+        linked = [(name, self.members[to]) for name, to in self.links.items() if to in self.members]
+        links = [Member(name, self.uri, to.offset, to.length) for name, to in linked if name not in self.members]
+        return (*self.members.values(), *links)
 
 
-def _check_magic(uri: str, size: int) -> None:
+def _foreign(uri: str, size: int) -> str | None:
+    """Why the object is no plain tar, by its first bytes."""
     if size == 0:
-        raise DatasetError(f"{uri} is empty: expected a tar")
+        return f"{uri} is empty: expected a tar"
     head = storage.read_range(uri, 0, min(size, 8))
     for magic, kind in MAGIC.items():
         if head.startswith(magic):
-            raise DatasetError(
-                f"{uri} is compressed ({kind}): its members have no byte range; make it a plain .tar first"
-            )
+            return f"{uri} is compressed ({kind}): its members have no byte range; make it a plain .tar first"
+    return None
 
 
 class _RangeFile(io.RawIOBase):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from shardlens.pipeline import masks
-from shardlens.pipeline.annotations import label_maps
+from shardlens.pipeline.annotations import label_maps, mask_pixels
+from shardlens.pipeline.annotations.label_scheme import LabelScheme
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from tests.annotations.tiny import HEIGHT, WIDTH, assembled, jpeg, png, put, rows, tar
 from tests.drawn_images import encode, picture
@@ -23,6 +24,10 @@ def blocks(*values: int, dtype: type = np.uint8) -> Any:
     for i, value in enumerate(values):
         ids_hw[5:13, 12 * i : 12 * i + 10] = value
     return ids_hw
+
+
+def named(*names: str) -> LabelScheme:
+    return LabelScheme(dict(enumerate(names, 1)))
 
 
 def folder(tmp_path: Path, **images: bytes) -> str:
@@ -54,15 +59,15 @@ def test_black_and_white_masks_have_one_class(tmp_path: Path) -> None:
     images = folder(tmp_path, a=png(blocks(255)), b=png(blocks(0)))
     content, problems, _ = assembled(label_maps.read, images)
     assert rows(content.annotations, "category_id", "category", "ignore") == [(1, "class 1", False)]
-    named, _, _ = assembled(label_maps.read, images, classes=("cell",))
-    assert rows(named.annotations, "category_id", "category") == [(1, "cell")]
-    void, _, _ = assembled(label_maps.read, images, classes=("cell", "wall"))
+    cells, _, _ = assembled(label_maps.read, images, labels=named("cell"))
+    assert rows(cells.annotations, "category_id", "category") == [(1, "cell")]
+    void, _, _ = assembled(label_maps.read, images, labels=named("cell", "wall"))
     assert rows(void.annotations, "category_id", "ignore") == [(None, True)]
     assert problems == {}
 
 
 def test_class_names_and_a_value_without_name(tmp_path: Path) -> None:
-    content, problems, _ = assembled(label_maps.read, folder(tmp_path, a=png(blocks(1, 2))), classes=("sky",))
+    content, problems, _ = assembled(label_maps.read, folder(tmp_path, a=png(blocks(1, 2))), labels=named("sky"))
     assert rows(content.annotations, "category_id", "category", "flags") == [
         (1, "sky", []),
         (None, "2", ["unknown-category"]),
@@ -86,7 +91,7 @@ def test_sixteen_bits_are_objects(tmp_path: Path) -> None:
 
 def test_the_kind_can_be_given(tmp_path: Path) -> None:
     eight = folder(tmp_path, a=png(blocks(1, 255)))
-    content, _, _ = assembled(label_maps.read, eight, mask_kind="instance", classes=("nucleus",))
+    content, _, _ = assembled(label_maps.read, eight, mask_kind="instance", labels=named("nucleus"))
     assert rows(content.annotations, "kind", "category") == [("instance", "nucleus")] * 2
     sixteen = folder(tmp_path, a=png(blocks(255, 256, dtype=np.uint16)))
     content, _, _ = assembled(label_maps.read, sixteen, mask_kind="semantic")
@@ -95,7 +100,7 @@ def test_the_kind_can_be_given(tmp_path: Path) -> None:
         ("region", 256, False),
     ]
     with pytest.raises(ConfigError, match="instance masks hold no classes, and 2 names were given"):
-        assembled(label_maps.read, sixteen, classes=("a", "b"))
+        assembled(label_maps.read, sixteen, labels=named("a", "b"))
 
 
 def test_palettes_are_read_as_indices(tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_masks_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert rows(content.annotations, "image_id", "flags") == [(4, ["mask-of-another-size"]), (5, [])]
     assert problems == {"size-mismatch": 1, "unreadable-annotation": 3, "mask-of-another-size": 1}
     examples = {problem.kind: problem.examples for problem in source.problems.found()}["unreadable-annotation"]
-    assert examples[0].endswith("a mask of mode RGB, expected one number a pixel (gray, palette, 1 or 16 bits)")
+    assert examples[0].endswith("for colors give their classes with --label-map")
     assert "a mask that cannot be decoded" in examples[1]
 
 
@@ -140,7 +145,7 @@ def test_a_forged_header_costs_no_memory() -> None:
     data[16:24] = (60000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     with pytest.raises(DatasetError, match="a mask of 60000 x 60000 pixels, expected at most 100000000"):
-        label_maps.pixels(bytes(data), "a.png")
+        mask_pixels.pixels(bytes(data), "a.png")
 
 
 LAYOUT = {f"{split}/{name}": (png(blocks(1)) if "masks" in name else jpeg()) for split, name in [

@@ -8,10 +8,16 @@ import pytest
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import places, plain
-from shardlens.pipeline.annotations.places import below, images, listing
-from shardlens.pipeline.errors import DatasetError
+from shardlens.pipeline.annotations.catalog import Catalog
+from shardlens.pipeline.annotations.places import Listing, below
+from shardlens.pipeline.errors import DatasetError, LocationNotFoundError
 from tests.annotations.tiny import Here, assembled, jpeg, put, rows, tar
 from tests.conftest import Bucket
+
+
+def images(uri: str) -> Listing:
+    return Catalog().images(uri, Here())
+
 
 ODD = ["a b.jpg", "c'd\".jpg", "é漢.jpg", "f#g%20[1]?.jpg", "h/i.JPEG"]
 
@@ -49,23 +55,28 @@ def test_members_of_tars_are_listed(root: str) -> None:
     uri, offset, length = rows(content.images, "uri", "offset", "length")[0]
     assert storage.read_range(uri, offset, length) == jpeg(2)
     assert problems == {"duplicate-file-name": 1}
-    assert images(storage.join(root, "0.tar"), Here()).names == ("b.jpg",)
+    assert images(storage.join(root, "0.tar")).names == ("b.jpg",)
 
 
 def test_a_place_without_images_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=r"no images below .*: expected files ending in \.jpg.*; it holds a\.txt, \.\.\."
     ):
-        images(put(tmp_path / "x", {"a.txt": b""}), Here())
+        images(put(tmp_path / "x", {"a.txt": b""}))
     with pytest.raises(DatasetError, match=r"a\.tar\.gz is a compressed tar"):
-        images(put(tmp_path / "y", {"a.tar.gz": b""}), Here())
-    with pytest.raises(storage.LocationNotFoundError, match="nowhere: not found"):
-        images(str(tmp_path / "nowhere"), Here())
+        images(put(tmp_path / "y", {"a.tar.gz": b""}))
+    with pytest.raises(LocationNotFoundError, match="nowhere: not found"):
+        images(str(tmp_path / "nowhere"))
 
 
-def test_loose_images_keep_tars_closed(tmp_path: Path) -> None:
-    found = listing(put(tmp_path, {"a.jpg": b"", "backup.tar": b"not opened"}), (".jpg",), Here())
-    assert found.names == ("a.jpg",)
+def test_tars_are_opened_unless_the_images_next_to_them_hold_more(tmp_path: Path) -> None:
+    catalog = Catalog()
+    closed = put(tmp_path / "closed", {"a.jpg": jpeg(), "backup.tar": b"not opened"})
+    assert catalog.images(closed, Here()).names == ("a.jpg",)
+    assert catalog.problems == []
+    opened = put(tmp_path / "opened", {"preview.png": jpeg(), "0.tar": tar({"b.jpg": jpeg(), "c.jpg": jpeg()})})
+    assert catalog.images(opened, Here()).names == ("b.jpg", "c.jpg")
+    assert catalog.problems == [("loose-image", "preview.png")]
 
 
 def test_below_keeps_inside_its_root() -> None:

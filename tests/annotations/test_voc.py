@@ -73,9 +73,7 @@ def test_split_lists_of_a_root(root: Path) -> None:
     assert source.problems.found()[0].examples == ("zz, listed in train.txt",)
     only, _, _ = assembled(voc.read, str(root), str(root), split="trainval")
     assert rows(only.images, "file_name", "split") == [(f"{name}.jpg", "trainval") for name in "abc"]
-    with pytest.raises(
-        DatasetError, match=r"split 'test' has no list in ImageSets/Main, which has train, trainval, val"
-    ):
+    with pytest.raises(DatasetError, match=r"split 'test' has no list in ImageSets, which has train, trainval, val"):
         assembled(voc.read, str(root), split="test")
 
 

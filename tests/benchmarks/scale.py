@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from shardlens.pipeline.annotations.assembly import Assembled
-from shardlens.pipeline.ingest import write_version
+from shardlens.pipeline.annotations.publication import write_version
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, prepare
 from shardlens.pipeline.query import query

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from shardlens.pipeline import masks
 from shardlens.pipeline.annotations.assembly import Assembled
-from shardlens.pipeline.ingest import write_version
+from shardlens.pipeline.annotations.publication import write_version
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, prepare
 from shardlens.pipeline.warehouse import runs, tables
