@@ -58,3 +58,11 @@ def classify(candidates: Tensor, boxes: Tensor, labels: Tensor, rule: SamplingRu
     classes = torch.where(overlaps >= rule.positive_iou, labels[index], 0)
     classes[overlaps < rule.negative_iou] = -1
     return classes, index
+
+
+def all_regions(proposals: int) -> SamplingRule:
+    """Every proposal is a candidate, for the hardest to be chosen by their losses.
+
+    True boxes may double the proposals; the sampler fills up with background what objects leave free.
+    """
+    return SamplingRule(2 * proposals, foreground=1.0, negative_iou=0.0)

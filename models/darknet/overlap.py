@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from shardlens.models.boxes.overlap import iou
+from shardlens.models.losses.boxes import iou_loss
 
 Overlap = Literal["iou", "giou", "diou", "ciou"]
 _LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -26,7 +26,7 @@ _EPS = 1e-12
 def overlap_loss(kind: Overlap, boxes: Tensor, wanted: Tensor, size: Tensor) -> Tensor:
     """The loss (P,) of boxes (P, 4) xyxy, shares of an image of `size` (width, height, width, height), pair by pair."""
     if kind == "iou":
-        return 1 - iou(boxes, wanted)
+        return iou_loss(boxes * size, wanted * size)
     loss: Tensor = _LOSSES[kind](boxes * size, wanted * size)
     return loss
 

@@ -34,12 +34,19 @@ class Verdict:
 class RegionHeads(nn.Module):
     """Samples regions and judges them by `head(features, regions)`, regions a list of (R, 4), which gives a `Verdict`."""
 
-    def __init__(self, head: nn.Module, sampling: SamplingRule, selection: Selection, hard_examples: int = 0) -> None:
+    def __init__(
+        self,
+        head: nn.Module,
+        sampling: SamplingRule,
+        selection: Selection,
+        hard_examples: int = 0,
+        box_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         self.head = head
         self.sampling = sampling
         self.selection = selection
-        self.hard_examples = hard_examples
+        self.hard_examples, self.box_weight = hard_examples, box_weight
 
     def losses(self, features: Tensor, proposals: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """`classification` and `box`, of the sampled regions of all images.
@@ -54,7 +61,8 @@ class RegionHeads(nn.Module):
             for found, target in zip(proposals, targets, strict=True)
         ]
         verdict: Verdict = self.head(features, [sample.regions for sample in samples])
-        return region_losses(verdict, samples, self.hard_examples)
+        losses = region_losses(verdict, samples, self.hard_examples)
+        return {**losses, "box": self.box_weight * losses["box"]}
 
     def forward(self, features: Tensor, proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Detections]:
         """Detections of each image in pixels of the network's input, where image i has `sizes[i]`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import ps_roi_align, ps_roi_pool
 
-from shardlens.models.boxes.sampling import SamplingRule
+from shardlens.models.boxes.sampling import SamplingRule, all_regions
 from shardlens.models.detection.region_heads import RegionHeads, Verdict
 from shardlens.models.detection.selection import selection
 from shardlens.models.detection.two_stage import ProposalRule, TwoStage, region_proposals, resizing, stride_16
@@ -24,7 +24,8 @@ from shardlens.models.torchvision_zoo import transform_rule
 class PositionSensitiveHead(nn.Module):
     """k x k x K score maps and k x k x 4 box maps; a region's part (i, j) votes with the maps of that part alone.
 
-    The paper rounds a region to whole cells of 16 pixels. `aligned` it stays where it is, and the maps are interpolated.
+    A region is rounded to whole cells of 16 pixels, as torchvision's `ps_roi_pool` does; the authors' code rounds it to
+    whole pixels, one longer, and only its parts to cells. `aligned` it stays where it is, and the maps are interpolated.
     """
 
     def __init__(self, inputs: int, width: int, num_classes: int, parts: int, aligned: bool = False) -> None:
@@ -86,14 +87,6 @@ def _build(
             hard_examples,
         ),
     )
-
-
-def all_regions(proposals: int) -> SamplingRule:
-    """Every proposal is a candidate, for the hardest to be chosen by their losses.
-
-    True boxes may double the proposals; the sampler fills up with background what objects leave free.
-    """
-    return SamplingRule(2 * proposals, foreground=1.0, negative_iou=0.0)
 
 
 SPEC = ModelSpec(

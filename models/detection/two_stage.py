@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import Conv2dNormActivation
 
 from shardlens.models.backbones import MEAN, STD, Backbone
 from shardlens.models.detection.region_heads import RegionHeads, Target
@@ -20,6 +21,8 @@ from shardlens.models.detection.selection import Detections
 from shardlens.models.options import require
 
 RATIOS = (0.5, 1.0, 2.0)
+PROPOSAL_WIDTH = 512
+"""Channels between the features and what the region proposal network says, whatever the features have."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ def region_proposals(channels: int, rule: ProposalRule) -> nn.Module:
     anchors = AnchorGenerator((sizes,), (RATIOS,))
     before = {"training": 6 * rule.training, "testing": 6 * rule.testing}
     after = {"training": rule.training, "testing": rule.testing}
-    head = RPNHead(channels, anchors.num_anchors_per_location()[0])
+    head = RPNHead(PROPOSAL_WIDTH, anchors.num_anchors_per_location()[0])
+    head.conv = nn.Sequential(Conv2dNormActivation(channels, PROPOSAL_WIDTH, norm_layer=None))
+    nn.init.normal_(head.conv[0][0].weight, std=0.01)
+    nn.init.zeros_(head.conv[0][0].bias)
     network: nn.Module = RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, before, after, 0.7)
     return network
 

@@ -1,6 +1,6 @@
-"""Losses of boxes and of the many anchors that have none; torchvision's where it has them.
+"""Losses of boxes and of anchors that mostly have none; torchvision's where it has them.
 
-Focal loss, https://arxiv.org/abs/1708.02002; GIoU, https://arxiv.org/abs/1902.09630; IoU and hard negatives below.
+Focal loss, https://arxiv.org/abs/1708.02002; GIoU, https://arxiv.org/abs/1902.09630; IoU below.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss as giou_loss
 from torchvision.ops import sigmoid_focal_loss as focal_loss
 
-__all__ = ["focal_loss", "giou_loss", "hard_negatives", "iou_loss"]
+__all__ = ["focal_loss", "giou_loss", "iou_loss"]
 
 _EPS = 1e-7
 
@@ -24,20 +24,3 @@ def iou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
     shared = common.clamp(min=0).prod(1)
     union = (predicted[:, 2:] - predicted[:, :2]).prod(1) + (wanted[:, 2:] - wanted[:, :2]).prod(1) - shared
     return 1 - shared / union.clamp(min=_EPS)
-
-
-def hard_negatives(losses: Tensor, positive: Tensor, ratio: float = 3.0) -> Tensor:
-    """(N, A) bool: in each image the negatives of greatest loss, `ratio` times as many as its positives.
-
-    SSD, https://arxiv.org/abs/1512.02325, section 2.2. An image without positives has no negatives either.
-
-    Args:
-        losses: (N, A), the classification loss of every anchor.
-        positive: (N, A) bool, anchors that have an object.
-    """
-    wanted = (ratio * positive.sum(1, keepdim=True)).long()
-    order = losses.detach().masked_fill(positive, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    return (rank < wanted) & ~positive

@@ -1,6 +1,7 @@
 """U-Net: an encoder and a decoder joined at every scale, for images of any size. https://arxiv.org/abs/1505.04597
 
-By default two things are as they are common since: convolutions keep the size, and batch normalization follows them.
+By default it differs from the paper in four ways, as is common since: convolutions keep the size, batch normalization
+follows them, there is no dropout, and it is narrower (width 32, 7.8 million parameters; the paper's 64 has 31 million).
 With `padding` valid the convolutions shrink it as in the paper, 572 pixels to 388; the image is then mirrored beyond
 its border, as the paper's overlap-tile strategy has it, so that logits come out for all of it.
 """

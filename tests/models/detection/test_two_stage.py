@@ -68,6 +68,33 @@ def test_light_head_has_ten_thin_maps_a_part():
     assert (head.box.out_features, head.classes.out_features) == (4, 81)
 
 
+def test_light_head_learns_from_the_256_hardest_regions_of_an_image_and_counts_their_boxes_twice():
+    with torch.device("meta"):
+        heads = build("light_head_rcnn", 81).heads
+    assert (heads.hard_examples, heads.box_weight) == (256, 2.0)
+    assert heads.sampling.regions >= 2 * 2000
+    once, twice = small("rfcn").heads, small("light_head_rcnn").heads
+    assert once.box_weight == 1.0
+    torch.manual_seed(0)
+    features, regions = torch.rand(1, 32, 8, 8), torch.tensor([[0.0, 0, 40, 40], [50, 50, 90, 90]])
+    target = {"boxes": torch.tensor([[2.0, 2, 44, 40]]), "labels": torch.tensor([1])}
+    channels = twice.head.thin_maps.tall_first[0].in_channels
+    losses = twice.losses(features[:, :1].expand(1, channels, 8, 8), [regions], [target])
+    twice.box_weight = 1.0
+    again = twice.losses(features[:, :1].expand(1, channels, 8, 8), [regions], [target])
+    torch.testing.assert_close(losses["box"], 2 * again["box"])
+    assert losses["box"] > 0
+
+
+@pytest.mark.parametrize("name", ["rfcn", "light_head_rcnn"])
+def test_the_region_proposal_network_is_512_wide(name):
+    with torch.device("meta"):
+        head = build(name, 21).rpn.head
+    assert tuple(head.conv[0][0].weight.shape) == (512, 1024, 3, 3)
+    assert head.cls_logits.in_channels == head.bbox_pred.in_channels == 512
+    assert head.conv[0][0].bias is not None
+
+
 def test_a_large_separable_convolution_sees_a_cross_and_its_square():
     layer = LargeSeparableConvolution(1, 2, 3, 7)
     x = torch.zeros(1, 1, 21, 21)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from shardlens.models.losses.boxes import focal_loss, giou_loss, hard_negatives, iou_loss
+from shardlens.models.losses.boxes import focal_loss, giou_loss, iou_loss
 
 WHOLE, HALF, APART = [0.0, 0, 4, 4], [0.0, 0, 4, 2], [6.0, 0, 10, 4]
 
@@ -63,26 +63,3 @@ def test_focal_loss_against_a_loop():
         total -= share * (1 - right) ** 1.5 * math.log(right)
     found = focal_loss(logits, truth, alpha=0.3, gamma=1.5, reduction="sum").item()
     assert found == pytest.approx(total, rel=1e-5)
-
-
-def test_the_hardest_negatives_are_three_times_as_many_as_the_positives():
-    losses = torch.tensor([[9.0, 1, 5, 2, 8, 3], [1.0, 2, 3, 4, 5, 6], [1.0, 2, 3, 4, 5, 6]])
-    positive = torch.zeros(3, 6, dtype=torch.bool)
-    positive[0, 0] = True  # the first image's costliest anchor has an object
-    positive[1, :3] = True  # nine are wanted of the second's three
-    assert hard_negatives(losses, positive).tolist() == [
-        [False, False, True, False, True, True],
-        [False, False, False, True, True, True],
-        [False] * 6,
-    ]
-
-
-@pytest.mark.parametrize("ratio", [1.0, 3.0])
-def test_hard_negatives_against_a_loop(ratio):
-    generator = torch.Generator().manual_seed(4)
-    losses, positive = torch.rand(3, 50, generator=generator), torch.rand(3, 50, generator=generator) > 0.9
-    chosen = hard_negatives(losses, positive, ratio)
-    for loss, has_object, found in zip(losses.tolist(), positive.tolist(), chosen, strict=True):
-        negatives = sorted((value, i) for i, value in enumerate(loss) if not has_object[i])[::-1]
-        expected = {i for _, i in negatives[: int(ratio * sum(has_object))]}
-        assert set(found.nonzero()[:, 0].tolist()) == expected

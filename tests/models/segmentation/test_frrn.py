@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from shardlens.models import build
+from shardlens.models.segmentation.frrn import _at
 
 
 def test_both_streams_resolutions_per_unit():
@@ -19,7 +21,22 @@ def test_both_streams_resolutions_per_unit():
 def test_the_papers_number_of_parameters():
     with torch.device("meta"):
         model = build("frrn_a", 19)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(17.7e6, rel=0.005)
+    assert sum(p.numel() for p in model.parameters()) == 17_746_803
+
+
+def test_the_pooling_stream_grows_bilinearly():
+    pooled = torch.tensor([[[[0.0, 1.0]]]])
+    assert _at(pooled, 4)[0, 0, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
+
+
+def test_the_split_is_normalized_and_the_first_unit_after_the_streams_join_maps_them_itself():
+    model = build("frrn_a", 3, {"width": 2, "residual": 3})
+    assert [type(layer) for layer in model.split] == [nn.Conv2d, nn.BatchNorm2d]
+    assert model.split[0].bias is None
+    first, *others = model.tail
+    assert (first.skip.in_channels, first.skip.out_channels, first.skip.bias) == (2 * 2 + 3, 2, None)
+    assert first.body[0].in_channels == 2 * 2 + 3
+    assert [type(unit.skip) for unit in others] == [nn.Identity] * 2
 
 
 def test_units_only_add_to_the_full_stream():
