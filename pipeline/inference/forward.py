@@ -17,6 +17,7 @@ from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.images.decode import Decoded, Postponed, Windowed, ensure_decoded, open_windows
 from shardlens.pipeline.images.gpu_copy import Uploaded, UploadedImage, as_tensor, brought_back
 from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.inference.finite import Watched, all_finite, watched
 from shardlens.pipeline.inference.options import Inference
 from shardlens.pipeline.inference.postprocess import Decision, decide, decide_all
 from shardlens.pipeline.inference.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
@@ -46,6 +47,10 @@ class Forward:
     """Semantic networks that the first one's probabilities are averaged with."""
     batch_size: int = 8
     """Tiles that go through the network at once on a GPU; on a CPU, which one of them fills, they would only take memory."""
+    background: bool = True
+    """Whether label 0 of a semantic network is the background, which gives no rows."""
+    compiled: bool = False
+    """Whether parts of the network are compiled, which cannot be looked into."""
 
     def __post_init__(self) -> None:
         if not MODEL_TASKS[self.task].objects:
@@ -81,7 +86,7 @@ class Forward:
 
     def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded | Postponed) -> ImageRows:
         if isinstance(output, tuple):
-            return from_semantic(output, image, self.inference.wanted)
+            return from_semantic(output, image, self.inference.wanted, self.background)
         if MODEL_TASKS[self.task].stuff:
             return from_panoptic(output, image)
         return from_detection(output, image, self.score_threshold)
@@ -100,7 +105,7 @@ class Forward:
         grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
         if MODEL_TASKS[self.task].objects:
             return merge(grid, list(self._tile_rows(grid, image)), image)
-        canvas = Canvas(image.height, image.width)
+        canvas = Canvas(image.height, image.width, self.background)
         for window, probability in blend(grid, self._tile_maps(grid, image)):
             classes, chosen = decide(probability, self.inference.wanted.thresholds)
             canvas.add(*turned_block(window, classes, chosen, image))
@@ -149,9 +154,14 @@ class Forward:
         return logits
 
     def _outputs(self, tensors: list[Tensor]) -> list[dict[str, Tensor]]:
-        with self._autocast():
+        with self._autocast(), all_finite(self._watched):
             outputs: list[dict[str, Tensor]] = self.model(tensors)
         return outputs
+
+    @cached_property
+    def _watched(self) -> Watched:
+        """Layers of a detector whose outputs must be finite: none in a network that is compiled as one."""
+        return () if self.compiled and not hasattr(self.model, "backbone") else watched(self.model)
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.device, self.precision)

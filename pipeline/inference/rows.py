@@ -82,13 +82,15 @@ def from_semantic(
     decision: Decision,
     image: Decoded | Postponed,
     wanted: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
+    background: bool = True,
 ) -> ImageRows:
     """Take one region a class, or one object a connected part, from the decision of a semantic model on an image.
 
     Args:
-        decision: labels and probabilities (H, W) at the upright image's size; label 0 is the background and gives no row.
+        decision: labels and probabilities (H, W) at the upright image's size.
+        background: whether label 0 is the background, which gives no row; else it is a class like the others.
     """
-    canvas = Canvas(image.height, image.width)
+    canvas = Canvas(image.height, image.width, background)
     classes, probability = decision
     turned = mask_to_stored_frame(classes, image.orientation)
     canvas.add(turned, mask_to_stored_frame(probability, image.orientation))

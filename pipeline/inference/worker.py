@@ -107,6 +107,8 @@ class Predictor:
             stage.inference,
             tuple(others),
             stage.batch_size,
+            stage.network.spec.background,
+            stage.compiled,
         )
         self.upload = Uploader(self.device) if self.device.type == "cuda" and not stage.inference.tile else None
         self.turn = threading.RLock()

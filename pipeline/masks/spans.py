@@ -52,8 +52,8 @@ class Spans:
 class Canvas:
     """Gathers the blocks of a class map into the spans of each class, in any order of the blocks."""
 
-    def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: int, width: int, background: bool = True) -> None:
+        self.height, self.width, self.background = height, width, background
         self._labels: list[npt.NDArray[np.integer]] = []
         self._starts: list[Ints] = []
         self._sizes: list[npt.NDArray[np.int32]] = []
@@ -66,7 +66,7 @@ class Canvas:
         top: int = 0,
         left: int = 0,
     ) -> None:
-        """Take a block whose top left corner lies at (`left`, `top`); label 0 is the background.
+        """Take a block whose top left corner lies at (`left`, `top`); label 0 is the background, where there is one.
 
         Args:
             classes_hw: (h, w) labels.
@@ -80,7 +80,7 @@ class Canvas:
         cuts = np.flatnonzero(edges)
         sums = np.add.reduceat(masks.column_major(probability_hw), cuts[:-1], dtype=np.float64)
         found = labels[cuts[:-1]]
-        seen = np.flatnonzero(found)
+        seen = np.flatnonzero(found) if self.background else np.arange(found.size)
         starts = cuts[seen]
         column = starts // high
         self._labels.append(found[seen])

@@ -106,7 +106,9 @@ class Validator:
 
     def _scored(self, network: nn.Module, mine: range, world_size: int) -> Iterator[tuple[int, Scored]]:
         """Predict and match this worker's shards, the next one's images fetched and decoded meanwhile."""
-        forward = Forward(network, self.job.spec.task, self.rule, self.device, self.precision)
+        forward = Forward(
+            network, self.job.spec.task, self.rule, self.device, self.precision, background=self.job.spec.background
+        )
         ahead = Prefetch(self._batches(mine))
         try:
             for index, group in groupby(ahead, key=itemgetter(0)):

@@ -156,3 +156,13 @@ def test_a_hole_that_removing_a_speck_leaves_is_filled() -> None:
         found = drawn(rows(classes, wanted), classes.shape)
         assert (found[2:10, 2:10] == 1).all()
         assert found.sum() == 64
+
+
+def test_without_a_background_label_0_is_a_class_like_the_others(blobs: np.ndarray) -> None:
+    probability = torch.nn.functional.one_hot(torch.from_numpy(blobs), 3).permute(2, 0, 1).double()
+    decoded = Decoded(np.zeros((*blobs.shape, 3), np.uint8), 1, *blobs.shape)
+    found = from_semantic(decide(probability), decoded, background=False)
+    assert set(found.labels.tolist()) == {0, 1, 2}
+    for label, rle in zip(found.labels, found.rles, strict=True):
+        assert (masks.decode(rle).astype(bool) == (blobs == label)).all()
+    assert set(from_semantic(decide(probability), decoded).labels.tolist()) == {1, 2}
