@@ -18,22 +18,22 @@ from shardlens.pipeline.warehouse import tables
 
 PICTURE = "curves.png"
 """Its name in a run's folder."""
-SHOWN = ("AP", "AP50", "AP75", "AR100", "Dice", "IoU", "pixel_accuracy")
+SHOWN = ("AP", "AP50", "AP75", "AR100", "Dice", "IoU", "pixel_accuracy", "PQ")
 """Metrics that are drawn, their means over the categories."""
-PALE = "#B9C9D6"
+FADED_COLOR = "#B9C9D6"
 STEEP = 30.0
-"""Losses that fall by this factor have a logarithmic axis."""
+"""Losses that fall by more than this factor have a logarithmic axis."""
 POINTS = 2000
-"""Steps that are drawn at most; of more, neighbors are averaged."""
+"""Maximum of points; of more steps, neighbors are averaged."""
 DOTTED = 40
-"""Curves of fewer points show each."""
+"""Curves of fewer points have a marker at each."""
 
 
 Values = npt.NDArray[np.float64]
 
 
 def publish(job: TrainJob, metrics: pa.Table) -> None:
-    """Draw a run whose steps are written, beside its checkpoint."""
+    """Draw a run whose steps are written, next to its checkpoint."""
     steps = tables.from_bytes(storage.read(storage.join(job.folder, "training.parquet")))
     picture = draw(f"{job.run}: {job.config.model} on {job.config.dataset}", steps, metrics)
     storage.publish(storage.join(job.folder, PICTURE), picture)
@@ -46,23 +46,22 @@ def draw(title: str, steps: pa.Table, metrics: pa.Table) -> bytes:
         steps: rows of `tables.TRAINING`.
         metrics: rows of `tables.METRICS` of the validations.
     """
-    across = Axis(0, float(pc.max(steps["epoch"]).as_py()))
     losses, shown = loss_curves(steps), metric_curves(metrics)
-    panels = [Panel("loss", losses, across, loss_axis(_values(losses)))]
+    panels = [Panel("loss", losses, loss_axis(_values(losses)))]
     if shown:
-        panels.append(Panel("validation", shown, across, Axis(0, _top(_values(shown)))))
-    return charts.draw(title, panels, "epoch")
+        panels.append(Panel("validation", shown, Axis(0, _top(_values(shown)))))
+    return charts.draw(title, panels, "epoch", float(pc.max(steps["epoch"]).as_py()))
 
 
 def loss_curves(steps: pa.Table) -> list[Curve]:
-    """The loss of each step, pale; over it each epoch's mean, in the epoch's middle, and those of several parts."""
+    """The loss of each step, faded; on it the mean of each epoch, at its middle, and of each part if there are several."""
     epoch, loss, images = (steps[name].to_numpy().astype(float) for name in ("epoch", "loss", "images"))
     ends = np.unique(epoch)
     counts = [int((epoch == end).sum()) for end in ends]
     at = np.concatenate([end - 1 + (np.arange(n) + 1) / n for end, n in zip(ends, counts, strict=True)])
     pieces = min(POINTS, len(loss))
     x, y = ([float(piece.mean()) for piece in np.array_split(values, pieces)] for values in (at, loss))
-    curves = [Curve("each step", x, y, PALE, 1)]
+    curves = [Curve("each step", x, y, FADED_COLOR, charts.FADED)]
     for number, (name, values) in enumerate({"loss": loss, **_parts(steps)}.items()):
         means = [float(np.average(values[epoch == end], weights=images[epoch == end])) for end in ends]
         color = PALETTE[(number - 1) % len(PALETTE)] if number else INK
@@ -78,17 +77,17 @@ def _parts(steps: pa.Table) -> dict[str, Values]:
 
 
 def metric_curves(metrics: pa.Table) -> list[Curve]:
-    """The means over the categories after each validation; boxes' and masks' apart where there are both."""
+    """The means over the categories after each validation, named by their task where there are several."""
     rows = [row for row in metrics.to_pylist() if row["category_id"] is None and row["value"] is not None]
     several = len({row["task"] for row in rows}) > 1
-    found: dict[str, dict[float, float]] = {}
+    points_of: dict[str, dict[float, float]] = {}
     for row in rows:
         if row["metric"] in SHOWN:
             name = f"{row['task']} {row['metric']}" if several else row["metric"]
-            found.setdefault(name, {})[row["epoch"]] = row["value"]
+            points_of.setdefault(name, {})[row["epoch"]] = row["value"]
     return [
         Curve(name, list(points), list(points.values()), PALETTE[i % len(PALETTE)], 2, len(points) < DOTTED)
-        for i, (name, points) in enumerate(sorted(found.items()))
+        for i, (name, points) in enumerate(sorted(points_of.items()))
     ]
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet of what a run would learn from: images as it changes them, with their boxes, masks and labels drawn."""
+"""A contact sheet of augmented training images, with their boxes, masks and labels drawn."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import io
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
+from torchvision.utils import draw_segmentation_masks
 
 from shardlens import models
 from shardlens.models.losses.segmentation import VOID
@@ -24,20 +25,20 @@ from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.samples import Sample
 from shardlens.pipeline.training.stepper import init_report
 
-TILE = 320
-"""Pixels that an image is wide and high at most on the sheet."""
+TILE, LEGEND, DPI = 3.2, 0.5, 120
+"""Inches of an image's place on the sheet, and of the legend above; dots per inch."""
 COLUMNS = 4
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#008080", "#ffe119")
 NOTHING = "#000000"
-"""Where nothing is learned from."""
+"""The color of void pixels."""
 PICTURE = "preview.png"
 
 
 def preview(config: TrainConfig, count: int) -> str:
-    """Draw the first `count` images of the run as its first epochs change them, and publish the sheet.
+    """Draw the first `count` images of the run as its first epochs augment them, and publish the sheet.
 
     Returns:
-        URI of the PNG, in the run's folder; the run itself is not begun.
+        URI of the PNG, in the run's folder; the run itself is not started.
 
     Raises:
         ShardlensError: `count` is not positive; see also `shardlens.pipeline.training.prepare.prepare` and `stepper.init_report`.
@@ -46,15 +47,13 @@ def preview(config: TrainConfig, count: int) -> str:
         raise ConfigError(f"preview is {count}: expected the number of images to draw")
     job = prepare(config)
     init_report(job)
-    tiles = [_tile(drawn(sample, job.labels)) for sample in samples(job, count)]
-    sheet = make_grid(torch.stack(tiles), nrow=min(count, COLUMNS), padding=4, pad_value=255)
     place = storage.join(job.folder, PICTURE)
-    storage.publish(place, png(sheet, job.labels))
+    storage.publish(place, sheet(samples(job, count), job.labels))
     return place
 
 
 def samples(job: TrainJob, count: int) -> Sequence[Sample]:
-    """The first `count` samples that one worker would learn from, epoch after epoch.
+    """The first `count` samples that one worker would train on, epoch after epoch.
 
     Raises:
         DatasetError: none of the images can be read.
@@ -72,20 +71,44 @@ def samples(job: TrainJob, count: int) -> Sequence[Sample]:
     return found
 
 
-def drawn(sample: Sample, labels: Sequence[str]) -> Tensor:
-    """The image of a sample with what lies on it, (3, H, W) uint8."""
-    target = sample.target
+def sheet(samples: Sequence[Sample], labels: Sequence[str]) -> bytes:
+    """The samples as a PNG, in rows, below the names of the labels in their colors."""
+    columns = min(len(samples), COLUMNS)
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(TILE * columns, TILE * rows + LEGEND), dpi=DPI, layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, sample in zip(figure.axes, samples, strict=False):
+        _draw(axes, sample, labels)
+    named = [(color(label), name) for label, name in enumerate(labels) if name != BACKGROUND]
+    figure.legend(
+        [Patch(color=shade) for shade, _ in named],
+        [name for _, name in named],
+        loc="outside upper center",
+        ncols=min(len(named), 2 * columns),
+        frameon=False,
+    )
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _draw(axes: Axes, sample: Sample, labels: Sequence[str]) -> None:
+    """The image of a sample, its masks over it, its boxes with their labels."""
+    image, target = sample.image, sample.target
+    ids = target["labels"].tolist() if "labels" in target else []
     if "map" in target:
-        return _with_map(sample.image, target["map"], len(labels))
-    image, ids = sample.image, target["labels"].tolist()
-    if not ids:
-        return image
-    colors = [color(label) for label in ids]
-    if "masks" in target:
+        image = _with_map(image, target["map"], len(labels))
+    elif "masks" in target and ids:
+        colors = [color(label) for label in ids]
         image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colors)
-    names = [labels[label] for label in ids] if len(set(labels) - {BACKGROUND}) > 1 else None  # a legend tells of one
-    boxed: Tensor = draw_bounding_boxes(image, target["boxes"], names, colors, width=2)
-    return boxed
+    axes.imshow(image.permute(1, 2, 0).numpy())
+    several = len(set(labels) - {BACKGROUND}) > 1  # the legend names a single one
+    for label, (left, top, right, bottom) in zip(ids, target["boxes"].tolist() if ids else (), strict=True):
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, edgecolor=color(label), fill=False, lw=1.5))
+        if several:
+            box = {"facecolor": color(label), "edgecolor": "none", "pad": 1}
+            axes.text(left, top, labels[label], fontsize=8, color="white", bbox=box, va="bottom", clip_on=True)
 
 
 def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:
@@ -100,32 +123,3 @@ def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:
 def color(label: int) -> str:
     """The color of a label."""
     return NOTHING if label == VOID else PALETTE[label % len(PALETTE)]
-
-
-def _tile(image: Tensor) -> Tensor:
-    """The image in the middle of a square, (3, TILE, TILE) uint8."""
-    height, width = image.shape[-2:]
-    share = TILE / max(height, width)
-    small = F.resize(image, [max(1, round(height * share)), max(1, round(width * share))], antialias=True)
-    missing = [TILE - side for side in small.shape[-2:]]
-    before = [amount // 2 for amount in missing]
-    padding = [before[1], before[0], missing[1] - before[1], missing[0] - before[0]]
-    tile: Tensor = F.pad(small, padding, fill=255)
-    return tile
-
-
-def png(sheet: Tensor, labels: Sequence[str]) -> bytes:
-    """The sheet (3, H, W) uint8 with the names of the labels above it, each in its color."""
-    legend = 20
-    picture = Image.new("RGB", (sheet.shape[2], sheet.shape[1] + legend), "white")
-    picture.paste(Image.fromarray(sheet.permute(1, 2, 0).numpy()), (0, legend))
-    pen = ImageDraw.Draw(picture)
-    x = 6.0
-    for label, name in enumerate(labels):
-        if name != BACKGROUND:
-            pen.rectangle((x, 5, x + 10, 15), fill=color(label))
-            pen.text((x + 14, 4), name, fill="black")
-            x += 24 + pen.textlength(name)
-    sink = io.BytesIO()
-    picture.save(sink, format="PNG")
-    return sink.getvalue()

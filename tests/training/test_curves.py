@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from shardlens.pipeline.training.charts import PANEL
+from shardlens.pipeline.training.charts import DPI, PANEL
 from shardlens.pipeline.training.curves import draw, loss_axis, loss_curves, metric_curves
 from shardlens.pipeline.warehouse import tables
 
@@ -78,5 +78,5 @@ def test_a_steep_fall_is_drawn_logarithmically(losses: list[float], low: float, 
 def test_a_run_without_validations_has_one_panel() -> None:
     for table, panels in ((metrics(), 1), (metrics(("semantic", "Dice", 1, 0.8)), 2)):
         png = draw("r on d", STEPS, table)
-        assert Image.open(io.BytesIO(png)).size[0] == panels * PANEL[0]
+        assert Image.open(io.BytesIO(png)).size[0] == round(panels * PANEL[0] * DPI)
         assert draw("r on d", STEPS, table) == png

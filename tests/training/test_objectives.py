@@ -88,7 +88,7 @@ def test_the_configuration_chooses_the_loss() -> None:
         ({"class_weight": ("disc",)}, "'disc': expected NAME=NUMBER, for example --class-weight disc=0.5"),
         ({"class_weight": ("disc=-1",)}, "expected 0 or more"),
         ({"border_sigma": 0}, "border_sigma is 0: expected a number above 0"),
-        ({"cross_entropy_weight": 0, "dice_weight": 0}, "expected a loss above 0 at least"),
+        ({"cross_entropy_weight": 0, "dice_weight": 0}, "expected at least one loss with a weight above 0"),
     ],
 )
 def test_a_loss_that_cannot_be_is_refused(given: dict[str, object], message: str) -> None:

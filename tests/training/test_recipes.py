@@ -13,6 +13,7 @@ from shardlens.pipeline.cli import build_app
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training import recipes
 from shardlens.pipeline.training.config import TrainConfig
+from shardlens.pipeline.training.preview import DPI, LEGEND, TILE
 
 
 def parsed(*words: str) -> TrainConfig:
@@ -53,7 +54,7 @@ def test_options_of_the_model_are_overridden_one_by_one() -> None:
 def test_from_scratch_a_recipe_leaves_its_weights_out() -> None:
     config = parsed("--recipe", "bccd", "--transfer", "scratch")
     assert config == replace(recipes.bccd(), transfer="scratch", init=None, backbone_factor=1.0)
-    with pytest.raises(ConfigError, match=r"init is '/a\.pth': expected None, for --transfer scratch"):
+    with pytest.raises(ConfigError, match=r"init is '/a\.pth': expected none, with --transfer scratch"):
         parsed("--recipe", "bccd", "--transfer", "scratch", "--init", "/a.pth")
 
 
@@ -75,7 +76,7 @@ def test_a_preview_is_a_picture_and_no_run(warehouse: str, capsys: pytest.Captur
     build_app()([*words.split(), "--mosaic", "0.5"], result_action="return_value")
     place = Path(capsys.readouterr().out.strip())
     with Image.open(place) as picture:
-        assert picture.size == (4 * 324 + 4, 2 * 324 + 4 + 20)
+        assert picture.size == (round(4 * TILE * DPI), round((2 * TILE + LEGEND) * DPI))
         colors: Any = picture.convert("RGB").getcolors(1 << 20)
     assert {(60, 180, 75), (67, 99, 216), (245, 130, 49)} <= {color for _, color in colors}  # of the three labels
     assert [entry.name for entry in place.parent.iterdir()] == ["preview.png"]

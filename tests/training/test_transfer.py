@@ -165,7 +165,7 @@ def test_a_network_without_a_backbone_has_no_factor_for_it() -> None:
     ("given", "message"),
     [
         ({"transfer": "feature-extractor"}, "init is None: expected URI of weights to start from"),
-        ({"transfer": "scratch", "init": "x"}, "init is 'x': expected None, for --transfer scratch"),
+        ({"transfer": "scratch", "init": "x"}, "init is 'x': expected none, with --transfer scratch"),
         ({"transfer": "frozen"}, "transfer is 'frozen': expected one of scratch, feature-extractor"),
         ({"head_epochs": 0}, "head_epochs is 0"),
     ],
