@@ -73,6 +73,7 @@ def _names(record: RunRecord, stage: EvaluateStage, truth: ShardedTruth) -> list
     for shard, parts in enumerate(record.parts):
         made_of = [PROTOCOL, record.fingerprint, stage.tasks, *_rules(stage.rules)]
         made_of += [parts.predictions.sha256, parts.outcomes.sha256]
+        made_of += [truth.version] if truth.version else []
         scored = truth.scopes[shard].image_ids
         made_of += [scored.tolist()] if len(scored) < parts.outcomes.rows else []
         names.append(f"shard-{shard:05d}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.partial")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.metrics import partials
@@ -63,5 +64,9 @@ class EvaluateStage:
             predictions: rows of `tables.PREDICTIONS`, likewise, best first in each image.
         """
         made = {task: TASKS[task].partial(scope, annotations, predictions, self.rules) for task in self.tasks}
-        unnamed = predictions["category_id"].null_count
-        return partials.pack({**made, "predictions": {"unnamed": np.array(unnamed)}})
+        lowest = pc.min(predictions["score"]).as_py()
+        about = {
+            "unnamed": np.array(predictions["category_id"].null_count),
+            "lowest": np.array(np.nan if lowest is None else lowest),
+        }
+        return partials.pack({**made, "predictions": about})

@@ -26,6 +26,8 @@ class ShardedTruth:
     """(shards + 1,) where each shard's rows begin."""
     scopes: list[Scope]
     """Images and categories of each shard."""
+    version: str | None = None
+    """Version of the annotations, where it is not that of the run."""
 
     def work(self, predictions: Sequence[str], partials: Sequence[str], missing: Sequence[int]) -> Iterator[ShardTruth]:
         """The shards named in `missing`, each with its slice of the truth; the URIs are by shard."""
@@ -34,7 +36,9 @@ class ShardedTruth:
             yield ShardTruth(shard, predictions[shard], partials[shard], self.scopes[shard], _packed(rows))
 
 
-def split_truth(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints) -> ShardedTruth:
+def split_truth(
+    shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints, version: str | None = None
+) -> ShardedTruth:
     """Split `annotations` by the shard of their image.
 
     Args:
@@ -42,6 +46,7 @@ def split_truth(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table,
         images: rows of `tables.IMAGES`, sorted by image_id, the shards' images at least.
         annotations: rows of `tables.ANNOTATIONS`, sorted by image_id; those of other images are left out.
         category_ids: (K,) ascending, the categories that are scored.
+        version: of the annotations, where it is not that of the run.
     """
     run_ids = np.concatenate([np.zeros(0, dtype=np.int64), *shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(ids) for ids in shards])
@@ -53,7 +58,7 @@ def split_truth(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table,
     order = np.argsort(row_shards, kind="stable")
     cuts = np.searchsorted(row_shards[order], np.arange(len(shards) + 1))
     rows = annotations.select(list(TRUTH)).take(kept[order])
-    return ShardedTruth(rows, cuts, [_scope(np.sort(ids), run_ids, images, category_ids) for ids in shards])
+    return ShardedTruth(rows, cuts, [_scope(np.sort(ids), run_ids, images, category_ids) for ids in shards], version)
 
 
 def _scope(image_ids: Ints, run_ids: Ints, images: pa.Table, category_ids: Ints) -> Scope:

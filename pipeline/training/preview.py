@@ -102,13 +102,23 @@ def _draw(axes: Axes, sample: Sample, labels: Sequence[str]) -> None:
     elif "masks" in target and ids:
         colors = [color(label) for label in ids]
         image = draw_segmentation_masks(image, target["masks"].bool(), alpha=0.4, colors=colors)
-    axes.imshow(image.permute(1, 2, 0).numpy())
+    height, width = image.shape[-2:]
+    axes.imshow(image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
     several = len(set(labels) - {BACKGROUND}) > 1  # the legend names a single one
     for label, (left, top, right, bottom) in zip(ids, target["boxes"].tolist() if ids else (), strict=True):
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, edgecolor=color(label), fill=False, lw=1.5))
         if several:
             box = {"facecolor": color(label), "edgecolor": "none", "pad": 1}
-            axes.text(left, top, labels[label], fontsize=8, color="white", bbox=box, va="bottom", clip_on=True)
+            axes.text(
+                left,
+                top,
+                labels[label],
+                fontsize=8,
+                color="white",
+                bbox=box,
+                va="bottom" if top > height / 10 else "top",
+                clip_on=True,
+            )
 
 
 def _with_map(image: Tensor, classes: Tensor, labels: int) -> Tensor:

@@ -67,6 +67,33 @@ def test_the_pycocotools_engine_merges_shards_too(task):
             assert same_bits(score(coco_set, task, "pycocotools", shards, rng), oracle), (seed, shards)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("limit", [10, 12, 300])
+def test_another_limit_equals_pycocotools_with_it(engine, limit):
+    class Limited(COCOeval):
+        def evaluate(self):
+            self.params.maxDets = [1, 10, limit]
+            super().evaluate()
+
+        def summarize(self):
+            """Its own looks for a limit of 100 by number."""
+
+    found = [[0.0, 0.0, 10.0 + i, 10.0] for i in range(15)]
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        coco_set = random_set(rng)
+        low = {"image_id": coco_set.image_ids[0], "category_id": 3, "score": 0.01}
+        coco_set.predictions.extend({**low, "bbox": box} for box in found)
+        oracle = by_pycocotools(coco_set, "bbox", Limited)
+        result = score(coco_set, "bbox", engine, 3, rng, max_dets=limit)
+        assert np.array_equal(result.accumulated.precision, oracle.eval["precision"])
+        assert np.array_equal(result.accumulated.recall, oracle.eval["recall"])
+        named = {row["metric"]: row for row in result.rows(NAMED) if row["category_id"] is None}
+        recall = oracle.eval["recall"][:, :, 0, 2]
+        assert named[f"AR{limit}"]["value"] == np.mean(recall[recall > -1])
+        assert (named["AP"]["max_dets"], named["AR1"]["max_dets"]) == (limit, 1)
+
+
 class HonorsIgnore(COCOeval):
     """pycocotools with the line that forgets the key `ignore` undone: an oracle of another making."""
 
@@ -231,3 +258,5 @@ def test_more_masks_than_a_byte_counts():
 def test_an_unknown_engine_lists_the_known():
     with pytest.raises(ConfigError, match="no evaluation engine 'fast': expected one of hotcoco, pycocotools"):
         Rules("fast")
+    with pytest.raises(ConfigError, match="max_dets is 5: expected 10 or more"):
+        Rules(max_dets=5)
