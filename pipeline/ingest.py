@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+from cyclopts import Parameter
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import formats
@@ -14,7 +16,7 @@ from shardlens.pipeline.annotations.class_names import named
 from shardlens.pipeline.annotations.duplicates import Twins, digest_table
 from shardlens.pipeline.annotations.frame import AskedFrame, Frame
 from shardlens.pipeline.annotations.inspection import deep_note, inspect
-from shardlens.pipeline.annotations.label_scheme import MaskOptions, scheme_of
+from shardlens.pipeline.annotations.label_scheme import MaskKind, MaskOptions, scheme_of
 from shardlens.pipeline.annotations.problems import Problem
 from shardlens.pipeline.annotations.publication import Publication, counts_of, split_counts
 from shardlens.pipeline.annotations.selection import Selection, selected
@@ -25,6 +27,9 @@ from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
+
+__all__ = ["Annotated", "IngestConfig", "IngestReport", "MaskKind", "Parameter", "ingest", "refresh", "sources"]
+"""Also the names in inherited fields, which the command line and the forms look up here."""
 
 
 @dataclass(frozen=True)
