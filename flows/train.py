@@ -71,5 +71,7 @@ def scoring(train: TrainConfig, report: TrainReport) -> PredictConfig:
         batch_size=train.batch_size,
         precision=train.precision,
         max_pixels=train.max_pixels,
+        value_range=train.value_range,
+        accept_missing_end=train.accept_missing_end,
         warehouse=train.warehouse,
     )

@@ -31,7 +31,9 @@ from shardlens.pipeline.warehouse.tables import digest
 
 NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256"})
 """Settings that cannot change a row."""
-RESOLVED = frozenset({"dataset", "network", "inference", "max_pixels", "decode_scale"})
+RESOLVED = frozenset(
+    {"dataset", "network", "inference", "max_pixels", "decode_scale", "value_range", "accept_missing_end"}
+)
 """Settings that count through what they are resolved to: dataset version, `Network`, `Inference`, `DecodePolicy`."""
 RESOLVED_NETWORK = frozenset({"model", "option", "weights", "labels", "score_threshold"})
 RESOLVED_INFERENCE = frozenset(
@@ -82,6 +84,11 @@ class PredictConfig:
     """Compile the network first (torch.compile): slower to start, for long runs."""
     max_pixels: int = 100_000_000
     """Larger images are quarantined by their header."""
+    value_range: str = "auto"
+    """LOW:HIGH, such as 0:4095: the values that become 0 and 255 in images of more than 8 bits a value; auto: the smallest
+    usual depth that holds an image's values."""
+    accept_missing_end: Annotated[bool, Parameter(negative="")] = False
+    """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
     max_quarantined: float = 0.01
     """Share of images that may be quarantined before the run fails, after everything else has been written."""
     warehouse: WarehouseRoot = "./warehouse"
@@ -149,7 +156,12 @@ def prepare(config: PredictConfig) -> Job:
     inference = resolve_inference(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
-    policy = DecodePolicy(max_pixels=config.max_pixels, scale=config.decode_scale)
+    policy = DecodePolicy(
+        max_pixels=config.max_pixels,
+        scale=config.decode_scale,
+        value_range=config.value_range,
+        accept_missing_end=config.accept_missing_end,
+    )
     settings = {
         **_counted(config),
         **network.identity(),

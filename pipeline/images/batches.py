@@ -64,7 +64,14 @@ def batches(loaded: Iterable[Loaded], rule: InputRule, size: int, tile: int = 0)
 
 
 def blown_up(height: int, width: int, rule: InputRule) -> str | None:
-    """What becomes of an image that the input rule makes too large because it is so narrow; None = it does not."""
+    """Why an image is too narrow for the input rule, which makes it too large, or its shorter side vanish; else None."""
+    if rule.max_size is not None and rule.min_size is not None and rule.fixed is None:
+        scale = min(rule.min_size / min(height, width), rule.max_size / max(height, width))
+        if scale * min(height, width) < 1:
+            return (
+                f"{width}x{height} pixels become {int(width * scale)}x{int(height * scale)} for the network: too narrow an "
+                "image for its input size"
+            )
     high, wide = rule.shape(height, width)
     if high * wide <= max(LARGEST_INPUT, 4 * height * width):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,15 @@ import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from shardlens.pipeline.images import png
+from shardlens.pipeline.errors import ImageError
+from shardlens.pipeline.images import jpeg, png
 from shardlens.pipeline.images.header import as_image_error, open_checked, orientation_of, stored_size
 from shardlens.pipeline.images.orientation import INVERSE, Stored, to_stored_frame, turned_shape
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.rgb import to_rgb
+from shardlens.pipeline.images.values import is_deep, to_eight_bits
 
+Image_ = TypeVar("Image_")
 Rgb = npt.NDArray[np.uint8]
 """(height, width, 3)."""
 
@@ -172,8 +175,12 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
         enough: the size that the model resizes it to, for a policy that decodes at a reduced scale; default: full scale.
 
     Raises:
-        ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind without 8-bit colors.
+        ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind that cannot be read.
     """
+    return _repaired(lambda whole: _decode(whole, policy, enough), data, policy)
+
+
+def _decode(data: bytes, policy: DecodePolicy, enough: Enough | None) -> Decoded:
     image = open_checked(data, policy)
     width, height = stored_size(image)
     with as_image_error(image.format, width, height):
@@ -183,7 +190,8 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
         if pixels is not None:
             return Decoded(np.ascontiguousarray(UPRIGHT[orientation](pixels)), orientation, height, width)
         turn = _turn(image, data, orientation)
-        return Decoded(np.ascontiguousarray(UPRIGHT[turn](np.asarray(to_rgb(image)))), orientation, height, width)
+        pixels = np.asarray(to_rgb(_eight_bits(image, data, policy)))
+        return Decoded(np.ascontiguousarray(UPRIGHT[turn](pixels)), orientation, height, width)
 
 
 def opened(data: bytes, policy: DecodePolicy) -> Opened:
@@ -192,6 +200,10 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
     Raises:
         ImageError: see `decode`; damage in rows that are decoded later is raised by `Opened.crop`.
     """
+    return _repaired(lambda whole: _opened(whole, policy), data, policy)
+
+
+def _opened(data: bytes, policy: DecodePolicy) -> Opened:
     image = open_checked(data, policy)
     width, height = stored_size(image)
     with as_image_error(image.format, width, height):
@@ -199,7 +211,7 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
         turn = _turn(image, data, orientation)
         if turn != orientation and orientation == 1:  # upright, but wanted as it is stored
             return Opened(decode(data, policy).pixels, image.format, orientation, height, width, turn=1)
-        return Opened(_stored(image, data, orientation), image.format, orientation, height, width, turn)
+        return Opened(_stored(image, data, orientation, policy), image.format, orientation, height, width, turn)
 
 
 def postponed(data: bytes, policy: DecodePolicy) -> Postponed:
@@ -225,15 +237,33 @@ def _turn(image: Image.Image, data: bytes, orientation: int) -> int:
     return 1 if orientation != 1 else INVERSE[orientation_of(image, data)]
 
 
-def _stored(image: Image.Image, data: bytes, orientation: int) -> Image.Image | Rgb | png.Rows:
+def _eight_bits(image: Image.Image, data: bytes, policy: DecodePolicy) -> Image.Image:
+    """The image, loaded, its values scaled where they have more than 8 bits."""
+    if is_deep(image):
+        return to_eight_bits(image, data, policy.values)
+    image.load()
+    return image
+
+
+def _repaired(read: Callable[[bytes], Image_], data: bytes, policy: DecodePolicy) -> Image_:
+    """Read an image; if it cannot be read, then without what is not needed of a PNG, or with the end of a JPEG."""
+    try:
+        return read(data)
+    except ImageError:
+        whole = png.without_texts(data)
+        if whole is None and policy.accept_missing_end:
+            whole = jpeg.completed(data)
+        if whole is None:
+            raise
+    return read(whole)
+
+
+def _stored(image: Image.Image, data: bytes, orientation: int, policy: DecodePolicy) -> Image.Image | Rgb | png.Rows:
     """What holds little of a large image, and gives windows from its top to its bottom in one reading."""
     if image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data):
         return png.Rows(data)
     pixels = _plain_jpeg(image, data)
-    if pixels is None:
-        image.load()
-        return image
-    return pixels
+    return _eight_bits(image, data, policy) if pixels is None else pixels
 
 
 def _least(enough: Enough, height: int, width: int, orientation: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from shardlens.pipeline.images.rgb import to_rgb
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIGINS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks in which EXIF and XMP are, in newer files and in older ones."""
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 COLORS = (b"PLTE", b"tRNS")
 Chunk = tuple[bytes, memoryview]
 """Kind and content."""
@@ -43,6 +44,17 @@ def exif(image: Image.Image, data: bytes) -> Image.Exif:
             with suppress(Exception):  # what is damaged behind the pixels says nothing
                 return Image.Image.getexif(_opened([*early, *late, _chunk(b"IDAT", b"")]))
     return Image.Image.getexif(image)  # a PNG's own method would load it
+
+
+def without_texts(data: bytes) -> bytes | None:
+    """The PNG without its texts, which Pillow refuses where they are large; None if it has none, or is no PNG."""
+    if not data.startswith(SIGNATURE):
+        return None
+    chunks = list(_chunks(data))
+    if not any(kind in TEXTS for kind, _ in chunks):
+        return None
+    kept = [_chunk(kind, content) for kind, content in chunks if kind not in TEXTS]
+    return b"".join([SIGNATURE, *kept, _chunk(b"IEND", b"")])
 
 
 def has_plain_rows(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +13,7 @@ DecodeScale = Literal["auto", "full"]
 
 @dataclass(frozen=True)
 class DecodePolicy:
-    """What is done with images that are not plain 8-bit RGB. Alpha is dropped."""
+    """What is done with images that are not plain 8-bit RGB, or not complete. Alpha is dropped."""
 
     max_pixels: int = 100_000_000
     """Images with more pixels are quarantined by their header."""
@@ -21,9 +22,31 @@ class DecodePolicy:
     give what the model needs, at most four."""
     exif: bool = True
     """Turn images upright by their EXIF orientation; boxes and masks come back in the frame of the stored image."""
+    value_range: str = "auto"
+    """LOW:HIGH, the values that become 0 and 255 in images of more than 8 bits a value; auto: see `values`."""
+    accept_missing_end: bool = False
+    """Accept a JPEG that has all of its pixels and lacks only the marker of its end."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ConfigError(f"pixel cap {self.max_pixels}: expected 1 or more")
         if self.scale not in get_args(DecodeScale):
             raise ConfigError(f"decode scale {self.scale!r}: expected {' or '.join(get_args(DecodeScale))}")
+        _ = self.values
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """The values that become 0 and 255; None = by each image.
+
+        Raises:
+            ConfigError: it is not two numbers, the lower first.
+        """
+        if self.value_range == "auto":
+            return None
+        try:
+            low, high = map(float, self.value_range.split(":"))
+        except ValueError:
+            low = high = math.nan
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(f"value range {self.value_range!r}: expected auto or LOW:HIGH, such as 0:4095")
+        return low, high

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter
 
 from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.networks.named_values import named_numbers, named_options
 from shardlens.pipeline.training.augment.config import Augmentation
 from shardlens.pipeline.training.optimization import Optimization, Optimizer, Precision, Schedule
@@ -106,10 +107,23 @@ class TrainConfig(Augmentation, Optimization, Subject):
     """Also train and validate on the images whose annotations are missing or unreadable, as images without objects."""
     max_pixels: int = 100_000_000
     """Images of more pixels count as unreadable."""
+    value_range: str = "auto"
+    """LOW:HIGH, such as 0:4095: the values that become 0 and 255 in images of more than 8 bits a value; auto: the smallest
+    usual depth that holds an image's values."""
+    accept_missing_end: Annotated[bool, Parameter(negative="")] = False
+    """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
     warehouse: WarehouseRoot = "./warehouse"
     """Root of the tables."""
 
+    @property
+    def decode_policy(self) -> DecodePolicy:
+        """How images are decoded."""
+        return DecodePolicy(
+            max_pixels=self.max_pixels, value_range=self.value_range, accept_missing_end=self.accept_missing_end
+        )
+
     def __post_init__(self) -> None:
+        _ = self.decode_policy.values
         Optimization.__post_init__(self)
         Augmentation.__post_init__(self)
         for name in ("epochs", "batch_size", "head_epochs", "keep", "threads", "max_pixels"):

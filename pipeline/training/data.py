@@ -11,7 +11,6 @@ from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.images.decode import Decoded, Postponed, ensure_decoded
 from shardlens.pipeline.images.fetch import Decoding, load
-from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef, Plan
 from shardlens.pipeline.training.augment.augmenter import Augmenter
 from shardlens.pipeline.training.job import TrainJob
@@ -70,7 +69,7 @@ class TrainingData:
         self.make = SampleMaker(job.spec.task, job.label_of, rule, job.config.border, job.stuff)
         self.augment = Augmenter(job.config, job.spec.task, job.config.seed, job.config.epochs)
         self.threads = max(1, int(job.config.executor.cpus_per_worker))
-        self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))
+        self.decoding = Decoding(job.config.decode_policy)
         self.unreadable: dict[int, Failure] = {}
         self._kept: dict[int, Sample] = {}
         self._room = job.config.cache_mb << 20

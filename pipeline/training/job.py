@@ -6,7 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import nn
@@ -24,6 +24,8 @@ NOT_SETTINGS = {
     "unannotated",  # which counts by the images that it leaves out
 }
 """Fields of the configuration that change no weight."""
+LATER_SETTINGS = {"value_range", "accept_missing_end"}
+"""Fields that earlier versions lacked: they count only where they are not at their defaults."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class TrainJob:
             "precision": self.precision,
             "device": self.config.device,
         }
+        later = {f.name: f.default for f in fields(self.config) if f.name in LATER_SETTINGS}
+        settings = {k: v for k, v in settings.items() if k not in later or v != later[k]}
         settings |= {"unannotated": self.unannotated} if self.unannotated else {}
         return dict(json.loads(json.dumps(settings)))
 

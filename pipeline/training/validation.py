@@ -25,7 +25,6 @@ from shardlens.pipeline.errors import ConfigError, DatasetError, TrainingError
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
 from shardlens.pipeline.images.batches import Batch, batches
 from shardlens.pipeline.images.fetch import Decoding, load
-from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.images.shards import Failure, plan
 from shardlens.pipeline.inference.forward import Forward
@@ -67,7 +66,7 @@ class Validator:
         dataset = Dataset.open(job.warehouse, job.config.dataset, job.dataset_version)
         categories = dataset.categories.sort_by("category_id")
         self.job, self.rule, self.device, self.precision, self.progress = job, rule, device, precision, progress
-        self.decoding = Decoding(DecodePolicy(max_pixels=job.config.max_pixels))
+        self.decoding = Decoding(job.config.decode_policy)
         self.labels = match(job.labels, dataset.categories)
         images = dataset.images if job.config.unannotated else annotated(dataset.images)
         self.shards = plan(images, LARGEST, job.val_split)

@@ -7,7 +7,7 @@ import pytest
 
 from shardlens.models.spec import InputRule
 from shardlens.pipeline.images import batches as module
-from shardlens.pipeline.images.batches import Batch, batches
+from shardlens.pipeline.images.batches import Batch, batches, blown_up
 from shardlens.pipeline.images.decode import Decoded
 from shardlens.pipeline.images.fetch import Loaded
 from shardlens.pipeline.images.shards import Failure, ImageRef
@@ -67,3 +67,15 @@ def test_a_narrow_image_that_goes_in_tiles_is_taken() -> None:
     (failure,) = batches(loaded((1, 50_000)), rule, 8, tile=512)
     assert isinstance(failure, Failure)
     assert failure.message.startswith("512x1 pixels become 266240x520")
+
+
+def test_an_image_whose_shorter_side_would_vanish_is_refused_before_the_network() -> None:
+    rule = InputRule(min_size=800, max_size=1333)
+    assert (
+        blown_up(1, 5000, rule) == "5000x1 pixels become 1333x0 for the network: too narrow an image for its input size"
+    )
+    assert (
+        blown_up(5000, 3, rule) == "3x5000 pixels become 0x1333 for the network: too narrow an image for its input size"
+    )
+    assert blown_up(4, 5000, rule) is None
+    assert blown_up(1, 5000, InputRule(fixed=(320, 320))) is None

@@ -284,3 +284,13 @@ def test_losses_of_semantic_models_are_refused_beside_others(config: Make, asked
 def test_weights_of_a_loss_that_is_left_out_are_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig("shapes", model="unet", **asked)
+
+
+def test_how_odd_images_are_decoded_counts_where_it_is_not_the_default(config: Make) -> None:
+    plain = prepare(config()).settings
+    assert not {"value_range", "accept_missing_end"} & set(plain)
+    asked = prepare(config(value_range="0:4095", accept_missing_end=True))
+    assert asked.settings == {**plain, "value_range": "0:4095", "accept_missing_end": True}
+    assert asked.config.decode_policy.values == (0, 4095)
+    with pytest.raises(ConfigError, match="value range '9:1'"):
+        config(value_range="9:1")
