@@ -26,7 +26,7 @@ def test_constants_are_finite_and_positive() -> None:
 class Deadly(LocalExecutor):
     """Loses every item, as a machine without memory does."""
 
-    def map(self, stage: Stage[Any, Any], items: Iterable[Any], attempts: int = 3) -> Iterator[Lost[Any]]:
+    def map(self, stage: Stage[Any, Any], items: Iterable[Any], attempts: int = 3) -> Iterator[Any]:
         yield from (Lost(item, attempts, "out of memory") for item in items)
 
 

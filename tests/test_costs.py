@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
@@ -129,7 +130,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_colors_become_floats_in_one_copy(config: PredictConfig) -> None:
-    forward = prepare(config).stage.setup().forward
+    forward = cast(Any, prepare(config).stage.setup()).forward
     pixels = np.zeros((48, 64, 3), np.uint8)
     with Copies(pixels.size) as copies:
         forward([Decoded(pixels, 1, 48, 64)])

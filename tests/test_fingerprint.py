@@ -16,7 +16,7 @@ from PIL import Image
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import RunError
 from shardlens.pipeline.executors.local import LocalExecutor
-from shardlens.pipeline.images.decode import DecodePolicy
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.options import InferenceConfig, View
 from shardlens.pipeline.inference.postprocess import PostProcessing

@@ -255,14 +255,14 @@ def spent(record: RunRecord, sql: str) -> int:
     files = CountingFiles(snapshot(record.warehouse))
     with _open(files) as connection:
         connection.sql(sql).fetchall()
-    return files.bytes
+    return files.read_bytes
 
 
 class CountingFiles(CommittedFiles):
-    bytes = 0
+    read_bytes = 0
     requests = 0
 
     def read(self, file: File, offset: int, length: int) -> bytes:
-        self.bytes += length
+        self.read_bytes += length
         self.requests += 1
         return super().read(file, offset, length)

@@ -38,7 +38,7 @@ def all_finite(layers: Watched) -> Iterator[None]:
             least, most = torch.aminmax(output.detach())
             seen.append((name, least.isfinite() & most.isfinite()))
 
-    handles = [module.register_forward_hook(lambda _, __, out, name=name: look(name, out)) for name, module in layers]  # type: ignore[misc]
+    handles = [module.register_forward_hook(lambda _, __, out, name=name: look(name, out)) for name, module in layers]
     try:
         yield
     finally:

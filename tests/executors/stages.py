@@ -6,13 +6,19 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardlens.pipeline.errors import StorageError, WeightsError
 
 WAIT_S = 20.0
+
+
+def close(outcomes: Iterator[object]) -> None:
+    """Close what `map` gave, as the end of the loop that reads it does."""
+    assert isinstance(outcomes, Generator)
+    outcomes.close()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 
 from shardlens.pipeline.errors import StorageError, WeightsError
 from shardlens.pipeline.executors.base import Done, Executor
-from tests.executors.stages import WAIT_S, Hold, Meet, Square, Unset, calls, lines, wait_until
+from tests.executors.stages import WAIT_S, Hold, Meet, Square, Unset, calls, close, lines, wait_until
 
 AHEAD = 6
 """Items that may be taken beyond those given back: two in flight for each of two workers, and one read ahead."""
@@ -56,7 +56,7 @@ def test_items_are_taken_as_they_are_needed(executor: Executor, tmp_path: Path) 
     for received in range(1, 40):
         next(outcomes)
         assert tap.taken <= received + AHEAD
-    outcomes.close()
+    close(outcomes)
 
 
 def test_two_items_are_under_way_at_once(executor: Executor, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_signal_is_heard_while_items_are_under_way(executor: Executor, tmp_pat
 def test_closing_early_ends_the_work(executor: Executor, tmp_path: Path) -> None:
     outcomes = executor.map(Square(tmp_path, seconds=0.2), count())
     next(outcomes)
-    outcomes.close()
+    close(outcomes)
     assert [outcome.value for outcome in executor.map(Square(tmp_path), [-7, -7])] == [49, 49]
     begun = calls(tmp_path)  # an item that was already dealt may begin while its worker's end is on its way
     assert begun.pop(-7) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from shardlens.pipeline.errors import StorageError
 from shardlens.pipeline.executors.local import LocalExecutor
-from tests.executors.stages import Square, calls
+from tests.executors.stages import Square, calls, close
 
 
 def stage_threads() -> list[str]:
@@ -21,7 +21,7 @@ def test_threads_end_when_the_iterator_is_closed(tmp_path: Path) -> None:
     outcomes = LocalExecutor().map(Square(tmp_path), count())
     next(outcomes)
     assert len(stage_threads()) == 2
-    outcomes.close()
+    close(outcomes)
     assert stage_threads() == []
 
 

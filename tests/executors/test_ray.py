@@ -18,7 +18,7 @@ from shardlens.pipeline.errors import ExecutionError
 from shardlens.pipeline.executors.base import Done, Executor, ExecutorConfig, Lost
 from shardlens.pipeline.executors.opening import open_executor
 from tests.executors.conftest import TWO
-from tests.executors.stages import Environment, Meet, Square, Unset, calls, lines, wait_until, workers
+from tests.executors.stages import Environment, Meet, Square, Unset, calls, close, lines, wait_until, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("pool")]
 SILENT = "its process ended without a word (killed, out of memory, or crashed in native code)"
@@ -32,7 +32,7 @@ def occupied(cpus: float) -> Iterator[None]:
     class Stranger:
         def here(self) -> None: ...
 
-    stranger = ray.remote(Stranger).options(num_cpus=cpus).remote()
+    stranger: Any = ray.remote(Stranger).options(num_cpus=cpus).remote()
     ray.get(stranger.here.remote())
     yield
     ray.kill(stranger)
@@ -127,7 +127,7 @@ def test_closing_ends_the_workers_amid_their_items(pool: Executor, tmp_path: Pat
     outcomes = pool.map(Stuck(tmp_path), range(9))
     assert next(outcomes).item == 0
     wait_until(lambda: len(calls(tmp_path)) > 1)
-    outcomes.close()
+    close(outcomes)
     wait_until(lambda: free_cpus() == cluster_cpus())
     wait_until(lambda: not any(alive(worker) for worker in workers(tmp_path)))  # Ray counts their CPUs as free before
 
@@ -139,7 +139,7 @@ def test_the_pool_starts_small_and_grows(pool: Executor, tmp_path: Path) -> None
             next(outcomes)
         assert len(workers(tmp_path)) == 1
     wait_until(lambda: next(outcomes) and len(workers(tmp_path)) == 2)
-    outcomes.close()
+    close(outcomes)
 
 
 def test_an_idle_worker_leaves_while_another_works(pool: Executor, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_paste_is_torchvisions_to_the_bit(seed, box, height, width, side):
     rng = np.random.default_rng(seed)
     probability = rng.random((side, side), dtype=np.float32)
     if seed % 3 == 0:
-        probability = np.round(probability * 4) / 4  # many pixels exactly at the threshold
+        probability = (np.round(probability * 4) / 4).astype(np.float32)  # many pixels exactly at the threshold
     x, y, w, h = (np.float32(v) for v in box)
     corners = np.array([x, y, min(x + w, 300), min(y + h, 300)], dtype=np.float32)
     rle = masks.paste(probability, corners, height, width)

@@ -89,7 +89,7 @@ def test_quality_equals_a_loop(seed: int) -> None:
     present = np.array([(guess.numbers_hw == i + 1).any() for i in range(6)])
     guess = Segments(guess.numbers_hw, guess.category, guess.crowd)
     found = quality(truth, guess, 2)
-    for i in np.flatnonzero(~present):
+    for i in np.flatnonzero(~present).tolist():
         found[3, guess.category[i]] -= 1
     assert found == pytest.approx(expected)
 

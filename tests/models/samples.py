@@ -120,7 +120,7 @@ def run_training(name: str, model: nn.Module, objects: int = 2) -> Tensor:
         outputs = model(torch.stack(sample_images((65, 97), (65, 97))))
         truth = torch.zeros(2, 65, 97, dtype=torch.int64)
         truth[0, 10:30, 10:40] = min(objects, 1)
-        return sum(nn.functional.cross_entropy(logits, truth) for logits in outputs.values())
+        return torch.stack([nn.functional.cross_entropy(logits, truth) for logits in outputs.values()]).sum()
     targets = [sample_target(65, 97, objects), sample_target(64, 64, 0)]
     if find(name).task == "panoptic":
         targets = [{**target, "map": target["masks"].sum(0).clamp(max=1).byte()} for target in targets]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shardlens.models.losses.segmentation import VOID
 from shardlens.models.spec import InputRule
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.training.augment.augmenter import Augmenter
@@ -18,7 +19,6 @@ from shardlens.pipeline.training.augment.scene import mirrored
 from shardlens.pipeline.training.augment.visible import boxes_around, cut_boxes, cut_masks
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.data import TrainingData
-from shardlens.pipeline.training.objectives import VOID
 from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.samples import Sample
 

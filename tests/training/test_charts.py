@@ -15,7 +15,8 @@ def places(png: bytes, color: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pixels of a color."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return np.nonzero(np.abs(pixels - wanted).max(2) < 12)
+    rows, columns = np.nonzero(np.abs(pixels - wanted).max(2) < 12)
+    return rows, columns
 
 
 def row_of(value: float, axis: Axis) -> float:

@@ -44,10 +44,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary, open_executor() as executor:
         drawn, warehouse = Path(temporary) / "shapes", f"{temporary}/warehouse"
         draw_dataset(drawn, {"train": 16}, size=64)
-        images, annotations = str(drawn / "train/images"), str(drawn / "instances_train.json")
-        ingest(
-            IngestConfig("shapes", images=images, annotations=annotations, split="train", warehouse=warehouse), executor
-        )
+        images, truth = str(drawn / "train/images"), str(drawn / "instances_train.json")
+        ingest(IngestConfig("shapes", images=images, annotations=truth, split="train", warehouse=warehouse), executor)
         FOLDER.mkdir(exist_ok=True)
         for name, settings in SETTINGS.items():
             made = prepare(TrainConfig("shapes", model=name, warehouse=warehouse, **settings, **COMMON))

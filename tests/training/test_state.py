@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import AccessDeniedError, RunError, TrainingError
+from shardlens.pipeline.errors import AccessDeniedError, RunError, StorageError, TrainingError
 from shardlens.pipeline.executors.base import Progress
 from shardlens.pipeline.networks.resolve import NetworkConfig, resolve
 from shardlens.pipeline.networks.weights import Checkpoint
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_format_is_not_passed_over(tmp_path: Path) -> No
     state.write(str(tmp_path), snapshot(1))
     manifest = tmp_path / "step-000001/checkpoint.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(state.StorageError, match=r"step-000001 is a checkpoint of format 2, expected 1.*another --run"):
+    with pytest.raises(StorageError, match=r"step-000001 is a checkpoint of format 2, expected 1.*another --run"):
         state.newest(str(tmp_path))
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_could_not_be_written_ends_the_run(tmp_path: Path) -> 
     writer = state.Writer(str(tmp_path), 1, "this")
     writer.take_up()
     writer.put(snapshot(1))
-    with pytest.raises(state.StorageError, match="step-000001"):
+    with pytest.raises(StorageError, match="step-000001"):
         writer.put(snapshot(2))
     writer.close()
 

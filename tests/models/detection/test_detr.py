@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models import resnet50
 
 from shardlens.models import build, find
-from shardlens.models.detection.detr.network import Found, select
+from shardlens.models.detection.detr.network import select
 from shardlens.models.detection.detr.positions import padding, sine_positions
-from shardlens.models.detection.detr.set_loss import Truth, assign, matching_cost, set_loss
+from shardlens.models.detection.detr.set_loss import Found, Truth, assign, matching_cost, set_loss
 from shardlens.models.detection.detr.transformer import DecoderLayer, EncoderLayer, Transformer
 from shardlens.models.errors import ModelError, WeightsError
 from shardlens.pipeline.networks.weights import load
@@ -202,7 +202,7 @@ def test_layers_without_positions_are_those_of_attention_is_all_you_need():
     padded = torch.zeros(2, 7, dtype=torch.bool)
     padded[1, 4:] = True
     encoder, decoder = EncoderLayer(16, 4, 32, 0.0), DecoderLayer(16, 4, 32, 0.0)
-    reference = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True)
+    reference: nn.Module = nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True)
     reference.load_state_dict(encoder.state_dict())
     found = encoder(memory, torch.zeros_like(memory), padded)
     torch.testing.assert_close(found[~padded], reference(memory, src_key_padding_mask=padded)[~padded])

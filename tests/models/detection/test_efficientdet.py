@@ -35,7 +35,7 @@ def test_fusion_weights_sum_to_one_less_epsilon(inputs):
 
 def test_fusion_weighs_its_inputs():
     fusion = Fusion(2, 3).eval()
-    fusion.convolution, fusion.norm = torch.nn.Identity(), torch.nn.Identity()
+    fusion.convolution, fusion.norm = torch.nn.Identity(), torch.nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
         fusion.weights.copy_(torch.tensor([3.0, 1.0]))
     a, b = torch.rand(2, 1, 3, 4, 4)
@@ -56,7 +56,7 @@ def test_heads_share_convolutions_but_not_norms():
     assert len([n for n in names if n.startswith("convolutions.")]) == 2 * 3  # depthwise weight, pointwise weight, bias
     assert len([n for n in names if n.startswith("norms.")]) == 5 * 2 * 2
     with torch.no_grad():
-        for norm in heads.classes.eval().norms[1]:
+        for norm in list(heads.classes.eval().norms[1].children()):
             norm.weight.zero_()
     level = torch.rand(1, 8, 4, 4)
     logits = heads.classes([level] * 5).reshape(5, 16 * 9, 3)

@@ -28,6 +28,7 @@ def drawn(seed: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def fitted() -> tuple[RCNN, dict[str, float]]:
     torch.manual_seed(0)
     model = build("rcnn", 3, OPTIONS).train()
+    assert isinstance(model, RCNN)
     images, targets = zip(*(drawn(seed) for seed in range(4)), strict=True)
     return model, model.fit_batches([(list(images[:2]), list(targets[:2])), (list(images[2:]), list(targets[2:]))])
 

@@ -39,7 +39,7 @@ def test_a_larger_image_gives_a_grid_of_window_scores(classifier: WindowClassifi
 def test_a_grid_cell_is_its_window_s():
     """With a backbone that looks at each stride's patch alone, what lies around a window cannot matter."""
     trunk = WindowTrunk("resnet18", 32, 8, 16)
-    trunk.backbone = Patches(trunk.backbone.channels)
+    trunk.backbone = Patches(trunk.backbone.channels)  # type: ignore[assignment]
     classifier = WindowClassifier(trunk, 5)
     image = torch.rand(1, 3, 48, 64)
     grid = listed(classifier.convolved(image))[0]
