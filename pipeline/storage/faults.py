@@ -34,12 +34,16 @@ class Backoff:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first."""
+    """The error and its explicit causes, outermost first.
+
+    Not what it was raised in the handling of (`__context__`): a file that is missing is missing, also where it is read
+    after a connection was refused.
+    """
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
         chain.append(current)
-        current = current.__cause__ or current.__context__
+        current = current.__cause__
     return chain
 
 
