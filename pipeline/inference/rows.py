@@ -37,12 +37,12 @@ class ImageRows:
 
 
 def from_detection(output: Mapping[str, Tensor], image: Decoded | Postponed, threshold: float | None) -> ImageRows:
-    """Take the rows of one image from a detection or instance model.
+    """Take the rows of one image from a detection or instance model; boxes are clipped to the image.
 
     Args:
         output: boxes (N, 4) xyxy in the pixels of `image`, labels (N,), scores (N,); and masks (N, 1, H, W) of an image
             at its full scale, or box_masks (N, 1, M, M) to be stretched over the boxes, as probabilities.
-        threshold: the lowest score kept; None = all.
+        threshold: the lowest score kept; None keeps all.
 
     Raises:
         FloatingPointError: a score or a box is not finite.
@@ -60,7 +60,9 @@ def from_detection(output: Mapping[str, Tensor], image: Decoded | Postponed, thr
     height, width = image.upright
     if image.shape != image.upright:
         boxes = boxes * ([width, height, width, height] / np.tile(image.shape[::-1], 2))
-    stored = to_stored_frame(boxes[order], image)
+    clipped = np.clip(boxes, 0, [width, height, width, height])
+    order = order[~_left_nothing(boxes, clipped)[order]]
+    stored = to_stored_frame(clipped[order], image)
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     if "box_masks" in output:
         drawn = output["box_masks"][:, 0].float().cpu().numpy()
@@ -71,6 +73,12 @@ def from_detection(output: Mapping[str, Tensor], image: Decoded | Postponed, thr
         found = tuple(masks.encode(mask_to_stored_frame(whole[i], image.orientation)) for i in order)
         return ImageRows("instance", labels[order], scores[order], xywh, found)
     return ImageRows("box", labels[order], scores[order], xywh)
+
+
+def _left_nothing(boxes_xyxy: npt.NDArray[np.float64], clipped_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """(N,) whether a box has sides and lies outside the image."""
+    empty = [np.asarray((boxes[:, 2:] <= boxes[:, :2]).any(axis=1)) for boxes in (clipped_xyxy, boxes_xyxy)]
+    return empty[0] & ~empty[1]
 
 
 def turned(rle: Rle, orientation: int) -> Rle:

@@ -74,9 +74,40 @@ def test_neighbors_of_one_tile_and_other_classes_are_left_to_the_network() -> No
     assert len(merge(GRID, seen(inside), image()).labels) == 2
 
 
-def test_an_object_longer_than_the_overlap_stays_in_parts() -> None:
-    found = merge(GRID, seen([(10, 5, 150, 25, 1, 0.9)]), image())
-    assert boxes(found) == {(10, 5, 86, 20), (64, 5, 86, 20)}
+def test_an_object_longer_than_the_overlap_is_joined_where_its_parts_meet() -> None:
+    found = merge(GRID, seen([(10, 5, 150, 25, 1, 0.9)], with_masks=True), image())
+    assert boxes(found) == {(10, 5, 140, 20)}
+    assert masks.area(found.rles[0]) == 140 * 20
+
+
+def test_an_object_over_four_tiles_is_joined_from_four_parts() -> None:
+    grid = Grid(160, 160, 96, 32)
+    assert len(grid.tiles) == 4
+    found = merge(grid, seen([(3, 2, 155, 157, 2, 0.9)], grid, with_masks=True), image(grid=grid))
+    assert boxes(found) == {(3, 2, 152, 155)}
+    assert masks.area(found.rles[0]) == 152 * 155
+
+
+def test_a_row_of_tiles_joins_an_object_as_long_as_the_image() -> None:
+    grid = Grid(96, 500, 96, 32)
+    found = merge(grid, seen([(0, 40, 500, 60, 1, 0.5), (200, 10, 230, 30, 1, 0.9)], grid), image(grid=grid))
+    assert boxes(found) == {(0, 40, 500, 20), (200, 10, 30, 20)}
+
+
+def test_two_objects_that_are_cut_at_one_seam_stay_two() -> None:
+    side_by_side = [(10, 5, 150, 25, 1, 0.9), (12, 40, 148, 60, 1, 0.8)]
+    assert boxes(merge(GRID, seen(side_by_side), image())) == {(10, 5, 140, 20), (12, 40, 136, 20)}
+    two_classes = [(10, 5, 90, 25, 1, 0.9), (70, 5, 150, 25, 2, 0.9)]
+    assert set(merge(GRID, seen(two_classes), image()).labels.tolist()) == {1, 2}
+
+
+def test_a_part_that_ends_short_of_the_edge_counts_as_cut() -> None:
+    tiles = seen([(60, 10, 90, 25, 1, 0.5)])
+    cut = next(rows for tile, rows in tiles if tile.left == 64)
+    cut.boxes_xywh[:, 0] += 6
+    cut.boxes_xywh[:, 2] -= 6
+    cut.scores[:] = 0.99
+    assert boxes(merge(GRID, tiles, image())) == {(60, 10, 30, 15)}
 
 
 def test_masks_move_with_their_boxes() -> None:
