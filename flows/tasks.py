@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -75,10 +74,8 @@ def _tell(reports: Sequence[IngestReport]) -> None:
 )
 def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
     """Predict a dataset with a model and commit the run; finished shards are skipped."""
-    device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
-    placed = replace(config, device=device, threads=max(1, int(executor.cpus_per_worker)))
     with open_executor(executor) as workers:
-        report = prediction.predict(placed, workers, ProgressArtifacts(config.dataset.partition("@")[0]))
+        report = prediction.predict(config, workers, ProgressArtifacts(config.dataset.partition("@")[0]))
     get_run_logger().info("%s", run_line(report))
     show_run(report, config.warehouse)
     return report

@@ -6,7 +6,6 @@ import base64
 import os
 import platform
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -24,7 +23,9 @@ from packaging.requirements import Requirement
 from shardlens.pipeline import benchmark, storage
 from shardlens.pipeline.errors import ShardlensError, StorageError
 from shardlens.pipeline.executors.base import ExecutorConfig, Lost
+from shardlens.pipeline.executors.cores import usable_cores
 from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.executors.reachable import check_reachable
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
 
 State = Literal["ok", "warn", "fail"]
@@ -92,12 +93,8 @@ def bench(config: DoctorConfig) -> Iterator[Finding]:
 
 def python() -> Finding:
     """The interpreter."""
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {_cores()} cores"
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {usable_cores()} cores"
     return Finding("python", "ok", found)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def packages(distribution: str = "shardlens") -> Finding:
@@ -187,7 +184,7 @@ def warehouse(root: str) -> Iterator[Finding]:
     """The warehouse: reachable, readable, writable, and its store knows how to create an object only once."""
     try:
         place = Warehouse(root)
-        unreachable = _knock(place.root)
+        unreachable = _check_reachable(place.root)
         if unreachable:
             yield unreachable
             return
@@ -197,7 +194,7 @@ def warehouse(root: str) -> Iterator[Finding]:
         yield Finding("warehouse", "fail", str(error))
 
 
-def _knock(root: str) -> Finding | None:
+def _check_reachable(root: str) -> Finding | None:
     """What keeps the store of an S3 URI from answering; the store itself would be tried for minutes."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not root.startswith("s3") or endpoint is None:
@@ -205,7 +202,7 @@ def _knock(root: str) -> Finding | None:
     parts = urlsplit(endpoint)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), ANSWER_S).close()
+        check_reachable(parts.hostname or "", port, ANSWER_S)
     except (OSError, ValueError) as error:
         found = f"nothing answers at AWS_ENDPOINT_URL, {storage.redact(endpoint)} ({error})"
         return Finding("warehouse", "fail", found, "see that the store runs there, and that the address is right")

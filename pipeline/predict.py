@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from shardlens.pipeline.errors import ConfigError
-from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.executors.base import Executor, Placement, ProgressListener, no_progress
 from shardlens.pipeline.images.policy import DecodePolicy, DecodeScale
 from shardlens.pipeline.images.shards import Plan, plan
 from shardlens.pipeline.inference.fingerprint import counted
-from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
-from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
+from shardlens.pipeline.inference.options import InferenceConfig, resolve_plan
+from shardlens.pipeline.inference.shard_results import ShardResults, check_quarantined
 from shardlens.pipeline.inference.shard_work import ShardWork
 from shardlens.pipeline.inference.worker import PredictStage
 from shardlens.pipeline.networks.labels import LabelMap, match
@@ -34,7 +34,7 @@ NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256"})
 RESOLVED = frozenset(
     {"dataset", "network", "inference", "max_pixels", "decode_scale", "value_range", "accept_missing_end"}
 )
-"""Settings that count through what they are resolved to: dataset version, `Network`, `Inference`, `DecodePolicy`."""
+"""Settings that count through what they are resolved to: dataset version, `Network`, `InferencePlan`, `DecodePolicy`."""
 RESOLVED_NETWORK = frozenset({"model", "option", "weights", "labels", "score_threshold"})
 RESOLVED_INFERENCE = frozenset(
     {
@@ -49,7 +49,7 @@ RESOLVED_INFERENCE = frozenset(
         "components",
     }
 )
-ALWAYS = frozenset({"split", "shard_size", "batch_size", "precision", "threads", "device", "compiled"})
+ALWAYS = frozenset({"split", "shard_size", "batch_size", "precision", "compiled"})
 """Settings that are recorded at their defaults too; all others count where they differ from their defaults."""
 
 
@@ -74,10 +74,6 @@ class PredictConfig:
     """Images that are published, retried and resumed as one."""
     precision: str = "auto"
     """fp32, bf16, fp16, or auto: bf16 where the hardware of who gives the command gains by it, else fp32."""
-    threads: Annotated[int, Parameter(parse=False)] = 1
-    """Computing threads of a worker on the CPU; float rounding may depend on it, so it belongs to the run."""
-    device: Annotated[str, Parameter(parse=False)] = "cpu"
-    """cpu or cuda."""
     decode_scale: DecodeScale = "full"
     """auto: a detector is given a JPEG of twice the size that it looks at, or more, decoded at a half or less; full: never."""
     compiled: Annotated[bool, Parameter(name="compile", negative="")] = False
@@ -95,7 +91,7 @@ class PredictConfig:
     """Root of the tables."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_size", "threads"):
+        for name in ("batch_size", "shard_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if self.precision not in {"auto", *PRECISIONS}:
@@ -124,12 +120,14 @@ class PredictReport:
     device_wait: float
     """Share of the workers' time in which the device waited for images."""
     stages: Mapping[str, float]
-    """Seconds of all workers by stage, which overlap: fetch, decode, wait (of the device, for images), forward, behind (of
-    the device, for rows), rows, write."""
+    """Seconds of all workers by stage, which overlap: fetch, decode, wait (device waits for images), forward,
+    postprocess_wait (device waits for rows), rows, write."""
     unmatched_labels: tuple[str, ...]
     """Labels of the model that name no category; their rows carry no category id."""
     uri: str
     """Folder of the prediction parts."""
+    rescored: tuple[str, ...] = ()
+    """Tasks that a retry scored again, since rows have changed."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,11 @@ class Job:
     labels: LabelMap
 
 
-def prepare(config: PredictConfig) -> Job:
-    """Resolve dataset, network, labels and plan, and begin or take up the run.
+def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  # noqa: B008 - frozen
+    """Resolve dataset, network, labels and plan, and begin or resume the run.
+
+    Args:
+        placement: what the workers compute on, as their executor says.
 
     Raises:
         DatasetError, ModelError, WeightsError, ConfigError: what was asked for is not there or does not fit together.
@@ -153,7 +154,7 @@ def prepare(config: PredictConfig) -> Job:
     known, _, version = config.dataset.partition("@")
     dataset = Dataset.open(warehouse, known, version or None)
     network = resolve(config.network)
-    inference = resolve_inference(config.inference, network)
+    inference = resolve_plan(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
     policy = DecodePolicy(
@@ -167,6 +168,8 @@ def prepare(config: PredictConfig) -> Job:
         **network.identity(),
         **inference.identity(),
         "images": digest(dataset.images.select(["image_id", "file_name", "width", "height"])),
+        "threads": placement.threads,
+        "device": placement.device,
         "memory_format": "channels_last",
         "decode": counted(policy, always=("max_pixels", "scale", "exif")),
     }
@@ -174,13 +177,51 @@ def prepare(config: PredictConfig) -> Job:
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module
     name = check_name(config.run or f"{plain}-{asked.fingerprint[:8]}", "run")
     begun = runs.setting(warehouse.run(name), "precision") if config.precision == "auto" else None
-    precision = begun or resolve_precision(config.precision, config.device)
+    precision = begun or resolve_precision(config.precision, placement.device)
     resolved = replace(config, run=name, precision=precision)
     origin = {"config": _as_resolved(resolved, dataset, network), "software": _software()}
-    record = runs.begin(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
-    device = (precision, config.batch_size, config.threads, config.device, config.compiled)
-    stage = PredictStage(record, network, inference, labels, policy, *device)
+    record = _begun(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
+    stage = PredictStage(
+        record=record,
+        network=network,
+        plan=inference,
+        labels=labels,
+        policy=policy,
+        precision=precision,
+        batch_size=config.batch_size,
+        placement=placement,
+        compiled=config.compiled,
+    )
     return Job(record, stage, shards, labels)
+
+
+def _begun(record: RunRecord) -> RunRecord:
+    """Begin or resume the run.
+
+    Raises:
+        RunError: the name is taken by a run with other settings, or of another version of the dataset.
+    """
+    try:
+        return runs.begin(record)
+    except RunError:
+        there = runs.find(record.warehouse, record.name)
+        if there.dataset != record.dataset or there.dataset_version == record.dataset_version:
+            raise
+        pinned = f"{there.dataset}@{there.dataset_version}"
+        begun = "was begun on" if there.commit is None else "holds the predictions of"
+        others = runs.differing(
+            *({k: v for k, v in run.settings.items() if k != "images"} | {"shards": 0} for run in (there, record))
+        )
+        raise RunError(
+            f"run {record.name!r} {begun} {pinned}, and the dataset is at version {record.dataset_version} now"
+            + (f"; other settings differ too:\n{others}\n" if others else ": ")
+            + (
+                f"to resume it, name that version: 'shardlens predict {pinned} --run {record.name}' with the options of then; "
+                if there.commit is None
+                else ""
+            )
+            + f"to predict version {record.dataset_version}, give another --run name"
+        ) from None
 
 
 def _counted(config: PredictConfig) -> dict[str, Any]:
@@ -216,23 +257,23 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
             everything else has been written).
     """
     begun = time.perf_counter()
-    job = prepare(config)
+    job = prepare(config, executor.placement)
     before = runs.present(job.record)
     missing = (ShardWork(shard) for shard in job.shards if shard.index not in before)
-    tally = Tally(job.stage, job.shards.images.num_rows, progress, before)
-    tally.run(executor, missing)
+    results = ShardResults(job.stage, job.shards.images.num_rows, progress, before)
+    results.run(executor, missing)
     if job.record.commit is None:
-        check_quarantined(job.record, tally.parts.values(), config.max_quarantined)
-        runs.commit(job.record, tally.parts.values(), tally.figures(begun))
-    elif tally.images:  # parts of a committed run were lost, and are here again
-        runs.recommit(job.record, tally.parts.values(), tally.figures(begun))
-    return report(job, tally, begun)
+        check_quarantined(job.record, results.parts.values(), config.max_quarantined)
+        runs.commit(job.record, results.parts.values(), results.figures(begun))
+    elif results.images:  # parts of a committed run were lost, and have been predicted again
+        runs.recommit(job.record, results.parts.values(), job.record.commit["report"])
+    return report(job, results, begun)
 
 
-def report(job: Job, tally: Tally, begun: float) -> PredictReport:
+def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
     """Sum a run up."""
-    parts = tally.parts.values()
-    figures = tally.figures(begun)
+    parts = results.parts.values()
+    figures = results.figures(begun)
     record = job.record
     return PredictReport(
         run=record.name,
@@ -242,7 +283,7 @@ def report(job: Job, tally: Tally, begun: float) -> PredictReport:
         predictions=sum(p.predictions.rows for p in parts),
         quarantined=sum(p.quarantined for p in parts),
         precision=record.settings["precision"],
-        resumed_shards=tally.resumed,
+        resumed_shards=results.resumed,
         seconds=figures["seconds"],
         images_per_second=figures["images_per_second"],
         device_wait=figures["device_wait"],

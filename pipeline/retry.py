@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, RunError
-from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
+from shardlens.pipeline.executors.base import Executor, Placement, ProgressListener, no_progress
 from shardlens.pipeline.inference.options import InferenceConfig
-from shardlens.pipeline.inference.shard_results import Tally, check_quarantined
+from shardlens.pipeline.inference.shard_results import ShardResults, check_quarantined
 from shardlens.pipeline.inference.shard_work import ShardWork
 from shardlens.pipeline.networks.resolve import NetworkConfig, trusted
 from shardlens.pipeline.predict import Job, PredictConfig, PredictReport, prepare, report
@@ -31,8 +33,10 @@ def retry_quarantined(
 ) -> PredictReport:
     """Predict only the quarantined images of a run again, with the run's own settings.
 
+    Where no row changes, nothing is touched; where rows change, a run that was scored is scored again.
+
     Args:
-        max_quarantined: share that may stay quarantined in a run not committed yet; None = as the run was asked.
+        max_quarantined: share that may stay quarantined in a run not committed yet; None for the run's own setting.
         model: the run's model if it is outside the zoo (package.module:SPEC): its module is imported only if the user
             names it, never because the run's record does.
 
@@ -44,7 +48,8 @@ def retry_quarantined(
     record = runs.find(Warehouse(warehouse), run)
     if "config" not in record.origin:
         raise RunError(f"run {run!r} was imported, not predicted here: there is no model to try its images again with")
-    job = prepare(_config(record.origin["config"], warehouse, run, model))
+    config = _config(record.origin["config"], warehouse, run, model)
+    job = prepare(config, Placement(record.settings["device"], record.settings["threads"]))
     first = (
         runs.finished(record) if record.commit is None else {p.shard: p for p in record.parts} | runs.finished(record)
     )
@@ -53,13 +58,19 @@ def retry_quarantined(
             f"run {run!r} has {len(first)} of {record.shards} shards: finish it first, with the command that began it"
         )
     generation = 1 + max(runs.generation_of(parts) for parts in first.values())
-    tally = Tally(job.stage, job.shards.images.num_rows, progress, first)
-    tally.run(executor, _quarantined(job, first, generation))
-    allowed = max_quarantined if max_quarantined is not None else record.origin["config"]["max_quarantined"]
+    results = ShardResults(job.stage, job.shards.images.num_rows, progress, first)
+    results.run(executor, _quarantined(job, first, generation))
+    parts = results.parts.values()
     if record.commit is None:
-        check_quarantined(record, tally.parts.values(), allowed)
-    runs.recommit(record, tally.parts.values(), tally.figures(begun))
-    return report(job, tally, begun)
+        check_quarantined(record, parts, config.max_quarantined if max_quarantined is None else max_quarantined)
+        runs.commit(record, parts, results.figures(begun))
+        return report(job, results, begun)
+    if runs.same_rows(record.parts, parts):
+        return report(job, results, begun)
+    scored = storage.exists(storage.join(record.warehouse.metrics(record.dataset, run), "metrics.parquet"))
+    runs.recommit(record, parts, record.commit["report"])
+    rescored = evaluate(EvaluateConfig(run, warehouse=warehouse), executor, progress).tasks if scored else ()
+    return replace(report(job, results, begun), rescored=rescored)
 
 
 def _config(asked: Mapping[str, Any], warehouse: str, run: str, model: str | None) -> PredictConfig:
@@ -72,7 +83,8 @@ def _config(asked: Mapping[str, Any], warehouse: str, run: str, model: str | Non
         "network": network,
         "inference": InferenceConfig(**_tuples(asked.get("inference", {}))),
     }
-    return PredictConfig(**{**asked, **nested, "warehouse": warehouse, "run": run})
+    own = {name: value for name, value in asked.items() if name not in {"device", "threads"}}  # of version 0.1
+    return PredictConfig(**{**own, **nested, "warehouse": warehouse, "run": run})
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

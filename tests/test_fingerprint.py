@@ -15,6 +15,7 @@ from PIL import Image
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.inference.fingerprint import counted
@@ -29,7 +30,7 @@ from shardlens.pipeline.warehouse.layout import Warehouse
 RECORDED = json.loads(Path(__file__).with_name("runs_of_0_1.json").read_text())
 """run.json, commit.json and voucher of three runs, as version 0.1 wrote them."""
 COUNTS = {
-    PredictConfig: "dataset network inference split batch_size shard_size precision threads device decode_scale compiled "
+    PredictConfig: "dataset network inference split batch_size shard_size precision decode_scale compiled "
     "max_pixels value_range accept_missing_end",
     NetworkConfig: "model option weights labels score_threshold",
     InferenceConfig: "tile overlap tta ensemble threshold fill_holes min_area largest_component components",
@@ -59,7 +60,7 @@ def plain(warehouse: str, **settings: Any) -> PredictConfig:
 
 def asked(warehouse: str, name: str) -> PredictConfig:
     """What the recorded run was asked."""
-    given = dict(RECORDED[name]["run.json"]["origin"]["config"])
+    given = {k: v for k, v in RECORDED[name]["run.json"]["origin"]["config"].items() if k not in {"device", "threads"}}
     network = {k: tuple(v) if isinstance(v, list) else v for k, v in given.pop("network").items()}
     inference = {k: tuple(v) if isinstance(v, list) else v for k, v in given.pop("inference").items()}
     nested = {"network": NetworkConfig(**network), "inference": InferenceConfig(**inference)}
@@ -76,10 +77,15 @@ def put(warehouse: str, name: str) -> dict[str, Any]:
     return document
 
 
+def placed(name: str) -> ExecutorConfig:
+    """Where the recorded run was computed."""
+    return ExecutorConfig(cpus_per_worker=RECORDED[name]["run.json"]["settings"]["threads"])
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_run_of_an_earlier_version_is_resumed(warehouse: str, name: str) -> None:
     there = put(warehouse, name)
-    report = predict(asked(warehouse, name), LocalExecutor())
+    report = predict(asked(warehouse, name), LocalExecutor(placed(name)))
     record = runs.open_committed(Warehouse(warehouse), name)
     assert (report.images, record.fingerprint, record.voucher) == (4, there["fingerprint"], RECORDED[name]["voucher"])
 
@@ -87,7 +93,7 @@ def test_a_run_of_an_earlier_version_is_resumed(warehouse: str, name: str) -> No
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_fingerprint_of_a_recorded_run_is_what_it_was(warehouse: str, name: str) -> None:
     document = RECORDED[name]["run.json"]
-    settings = prepare(asked(warehouse, name)).record.settings
+    settings = prepare(asked(warehouse, name), placed(name).placement).record.settings
     assert json.loads(json.dumps(settings)) == document["settings"]
     storage.publish(f"{Warehouse(warehouse).run('there')}/run.json", json.dumps(document).encode())
     assert runs.find(Warehouse(warehouse), "there").fingerprint == document["fingerprint"]

@@ -21,14 +21,15 @@ from PIL import Image
 from shardlens.pipeline import storage
 from shardlens.pipeline.cli import predict as cli
 from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.base import Executor, ExecutorConfig
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.images.decode import Decoded
-from shardlens.pipeline.inference import worker
+from shardlens.pipeline.inference import computing
 from shardlens.pipeline.inference.forward import Forward
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig
-from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.predict import PredictConfig, predict, prepare
 from shardlens.pipeline.retry import retry_quarantined
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
@@ -95,7 +96,7 @@ def test_every_image_has_its_rows_in_order(warehouse: str, local: Executor) -> N
 
 def test_the_report_and_the_commit_say_where_the_time_went(warehouse: str, local: Executor) -> None:
     report = predict(config(warehouse, "sleep=0.01"), local)
-    assert list(report.stages) == ["fetch", "decode", "wait", "forward", "behind", "rows", "write"]
+    assert list(report.stages) == ["fetch", "decode", "wait", "forward", "postprocess_wait", "rows", "write"]
     assert report.stages["forward"] >= 0.01 * IMAGES
     assert 0 < report.device_wait < 1
     commit = json.loads(storage.read(f"{Warehouse(warehouse).run('r')}/commit.json"))
@@ -212,6 +213,86 @@ def test_a_retry_keeps_to_the_runs_version_of_the_dataset(warehouse: str, local:
     (tmp_path / "images" / "new.png").write_bytes(good)
     ingest(IngestConfig("numbered", images=str(tmp_path / "images"), warehouse=warehouse), local)
     assert retry_quarantined(warehouse, "r", local, model=MODEL).images == IMAGES
+
+
+def scored(root: str) -> dict[str, bytes]:
+    """The metric tables and commit.json."""
+    metrics = {entry.name: storage.read(entry.uri) for entry in storage.walk(f"{root}/metrics")}
+    return metrics | {"commit": storage.read(f"{Warehouse(root).run('r')}/commit.json")}
+
+
+@pytest.fixture
+def annotated(warehouse: str, local: Executor, tmp_path: Path) -> str:
+    """The same images with a box each."""
+    names = sorted(path.name for path in (tmp_path / "images").iterdir())
+    images = [{"id": i + 1, "file_name": name, "width": 30, "height": 20 + i % 3} for i, name in enumerate(names)]
+    boxes = [
+        {"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": [1, 2, 14, 8], "area": 112, "iscrowd": 0}
+        for i in range(IMAGES)
+    ]
+    categories = [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}]
+    document = {"images": images, "annotations": boxes, "categories": categories}
+    (tmp_path / "truth.json").write_text(json.dumps(document))
+    truth = str(tmp_path / "truth.json")
+    ingest(IngestConfig("numbered", images=str(tmp_path / "images"), annotations=truth, warehouse=warehouse), local)
+    return warehouse
+
+
+def test_a_retry_with_nothing_quarantined_touches_nothing(annotated: str, local: Executor) -> None:
+    predict(config(annotated), local)
+    evaluate(EvaluateConfig("r", warehouse=annotated), local)
+    before, parts = scored(annotated), all_bytes(annotated)
+    report = retry_quarantined(annotated, "r", local, model=MODEL)
+    assert (report.images, report.quarantined, report.rescored) == (IMAGES, 0, ())
+    assert (scored(annotated), all_bytes(annotated)) == (before, parts)
+
+
+def test_a_retry_that_fails_alike_keeps_the_figures(annotated: str, local: Executor) -> None:
+    predict(config(annotated, "raise_on=7", max_quarantined=0.1), local)
+    evaluate(EvaluateConfig("r", warehouse=annotated), local)
+    before, parts = scored(annotated), all_bytes(annotated)
+    assert retry_quarantined(annotated, "r", local, model=MODEL).quarantined == 1
+    assert (scored(annotated), all_bytes(annotated)) == (before, parts)
+
+
+@pytest.mark.parametrize("was_scored", [True, False])
+def test_a_run_whose_rows_change_is_scored_again_if_it_was(
+    annotated: str, local: Executor, tmp_path: Path, was_scored: bool
+) -> None:
+    bad = sorted((tmp_path / "images").iterdir())[8]
+    good = bad.read_bytes()
+    bad.write_bytes(good[:100])
+    predict(config(annotated, max_quarantined=0.1), local)
+    if was_scored:
+        evaluate(EvaluateConfig("r", warehouse=annotated), local)
+    before = scored(annotated)
+    bad.write_bytes(good)
+    report = retry_quarantined(annotated, "r", local, model=MODEL)
+    assert report.rescored == (("bbox",) if was_scored else ())
+    after = scored(annotated)
+    assert any(name.endswith("/metrics.parquet") for name in after) is was_scored
+    figures = [[data for name, data in them.items() if name.endswith("/metrics.parquet")] for them in (before, after)]
+    assert (figures[0] != figures[1]) is was_scored
+    assert json.loads(after["commit"])["report"] == json.loads(before["commit"])["report"]
+    assert any("scored again: bbox" in line for line in cli.lines(report)) is was_scored
+
+
+def test_an_unfinished_run_of_a_dataset_that_has_changed_names_the_version_that_resumes_it(
+    warehouse: str, local: Executor, tmp_path: Path
+) -> None:
+    job = prepare(config(warehouse))
+    (tmp_path / "images" / "new.png").write_bytes((tmp_path / "images" / "001.png").read_bytes())
+    ingest(IngestConfig("numbered", images=str(tmp_path / "images"), warehouse=warehouse), local)
+    pinned = f"numbered@{job.record.dataset_version}"
+    with pytest.raises(
+        RunError, match=rf"begun on {pinned}, .*: to resume it, name that version: '.* {pinned} --run r'"
+    ):
+        predict(config(warehouse), local)
+    with pytest.raises(RunError, match=r"other settings differ too:\n  batch_size: 4 there, 3 here\n"):
+        predict(config(warehouse, batch_size=3), local)
+    assert predict(replace(config(warehouse), dataset=pinned), local).images == IMAGES
+    with pytest.raises(RunError, match=rf"run 'r' holds the predictions of {pinned}, .* give another --run name$"):
+        predict(config(warehouse), local)
 
 
 def test_equal_datasets_of_two_names_have_a_run_each(warehouse: str, local: Executor, tmp_path: Path) -> None:
@@ -335,7 +416,7 @@ def test_a_device_that_refuses_pixels_is_left_to_the_forward_pass() -> None:
         raise torch.OutOfMemoryError("no room")
 
     image = Decoded(np.zeros((4, 5, 3), np.uint8), 1, 4, 5)
-    assert worker._on_its_way(image, refuse) is image  # type: ignore[arg-type]
+    assert computing._upload_ahead(image, refuse) is image  # type: ignore[arg-type]
 
 
 def test_a_long_run_says_that_cores_were_idle(warehouse: str, local: Executor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.cores import usable_cores
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.images.policy import DecodeScale  # noqa: F401 - Asked inherits its annotations, resolved here
 from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - as above
@@ -51,15 +51,13 @@ def predict(
             allowed = None if config.max_quarantined == Asked.max_quarantined else config.max_quarantined
             report = run_retry(config.warehouse, retry_quarantined, workers, progress, allowed, config.network.model)
         else:
-            device = "cuda" if executor.gpus_per_worker > 0 else "cpu"
-            threads = max(1, int(executor.cpus_per_worker))
-            report = run_predict(replace(config, device=device, threads=threads), workers, progress)
+            report = run_predict(config, workers, progress)
     print_result(report, output, [*lines(report), *_spare_cores(report, executor)])
 
 
 def _spare_cores(report: PredictReport, executor: ExecutorConfig) -> list[str]:
     """A hint after a run that took a while and left cores idle."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     alone = executor.kind == "local" and executor.gpus_per_worker == 0
     if not alone or cores <= executor.cpus_per_worker or report.seconds < LONG:
         return []
@@ -67,20 +65,23 @@ def _spare_cores(report: PredictReport, executor: ExecutorConfig) -> list[str]:
 
 
 def lines(report: PredictReport) -> list[str]:
-    """Say what came of a run."""
-    said = [
+    """The report in lines for people."""
+    shown = [
         f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
         f"@{report.dataset_version}, {report.quarantined} quarantined",
         f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}, "
         f"device waited {report.device_wait:.0%}"
         + (f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""),
-        "  workers' seconds, overlapping: " + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
+        "  worker seconds (stages overlap): "
+        + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
         f"  {report.uri}",
     ]
     if report.unmatched_labels:
         some = ", ".join(report.unmatched_labels[:8])
-        said.append(f"  {len(report.unmatched_labels)} labels name no category of the dataset: {some}")
+        shown.append(f"  {len(report.unmatched_labels)} labels match no category of the dataset: {some}")
+    if report.rescored:
+        shown.append(f"  rows have changed, so the run was scored again: {', '.join(report.rescored)}")
     if report.quarantined:
         condition = f"run = '{report.run}' AND status <> 'ok'"
-        said.append(f'  why: shardlens query "SELECT image_id, stage, message FROM outcomes WHERE {condition}"')
-    return said
+        shown.append(f'  why: shardlens query "SELECT image_id, stage, message FROM outcomes WHERE {condition}"')
+    return shown

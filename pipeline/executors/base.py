@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Generic, Literal, Protocol, TypeVar
 
 from cyclopts import Parameter
 
@@ -22,7 +22,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Stage(Protocol[Item_contra, Result_co]):
-    """A step of the data's way, small enough to be sent to a worker; the state it needs is made there by `setup`.
+    """A processing step, small enough to be sent to a worker; the state that it needs is created there by `setup`.
 
     A frozen dataclass of settings. `setup` runs once in each worker and returns the function that takes the items
     one by one; for a stage without state it returns a plain function. The function may be called from two threads
@@ -30,7 +30,11 @@ class Stage(Protocol[Item_contra, Result_co]):
     """
 
     def setup(self) -> Callable[[Item_contra], Result_co]:
-        """Load what is expensive, once, in the worker."""
+        """Load what is expensive, once, in the worker.
+
+        The function may have a method `close()`, called when it gets no more items; in a worker process of its own,
+        which ends then, it is not called.
+        """
         ...
 
 
@@ -51,6 +55,18 @@ class Lost(Generic[Item]):
     reason: str
 
 
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each worker computes on."""
+
+    device: Device = "cpu"
+    threads: int = 1
+    """Computing threads on the CPU; float rounding may depend on their number, so it belongs to a run's settings."""
+
+
 class Executor(Protocol):
     """Where stages run. Results come in the order in which they are ready.
 
@@ -58,6 +74,11 @@ class Executor(Protocol):
     raises, unchanged, after ending the work in flight. An item whose worker dies is tried again on another worker,
     `attempts` times in all, then given back as `Lost`.
     """
+
+    @property
+    def placement(self) -> Placement:
+        """What each of its workers computes on."""
+        ...
 
     def map(
         self, stage: Stage[Item, Result], items: Iterable[Item], attempts: int = 3
@@ -91,6 +112,21 @@ def no_progress(progress: Progress) -> None:
 Kind = Literal["local", "ray"]
 
 
+@dataclass(frozen=True)
+class ExecutorSpec:
+    """An executor that can be asked for by name."""
+
+    place: str
+    """MODULE:CLASS; imported only when it is asked for. The class is called with the `ExecutorConfig`."""
+    cluster: bool
+    """Whether it runs on the workers of a cluster, and so takes their number and an address."""
+
+
+EXECUTORS: dict[str, ExecutorSpec] = {
+    "local": ExecutorSpec("shardlens.pipeline.executors.local:LocalExecutor", cluster=False),
+    "ray": ExecutorSpec("shardlens.pipeline.executors.ray:RayExecutor", cluster=True),
+}
+"""Where stages can run. A further executor is a file, a line here and its name in `Kind`."""
 BOUNDS = re.compile(r"(?:(\d{1,6}):)?(\d{1,6})")
 
 
@@ -99,30 +135,31 @@ class ExecutorConfig:
     """Where stages run, and on how many workers."""
 
     kind: Annotated[Kind, Parameter(name="executor")] = "local"
-    """local: in this process; ray: on the workers of a cluster, or of one started for the command."""
+    """local: in this process; ray: on the workers of a Ray cluster, an existing one or one started for the command."""
     workers: str | None = None
-    """Ray workers, MIN:MAX or MAX: the cluster must hold MIN (1), and the pool grows to MAX; None = what it can hold."""
+    """Ray workers, MIN:MAX or MAX: MIN must fit the cluster (default 1); the pool grows up to MAX (default: all the cluster
+    can hold)."""
     cpus_per_worker: float = 1.0
     """CPUs that a worker computes on."""
     gpus_per_worker: float = 0.0
-    """GPUs of a worker; above 0 it computes on one. A share, as 0.5, lets workers share a GPU."""
+    """GPUs of a worker; above 0 it computes on the GPU. A fraction, such as 0.5, lets workers share a GPU."""
     address: str | None = None
-    """Ray cluster to join: HOST:PORT, ray://HOST:PORT or auto; None = RAY_ADDRESS, else one is started on this machine."""
+    """Ray cluster to join: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else one is started on this machine."""
     start_timeout: float = 300.0
     """Seconds to wait for a first worker while others hold the cluster, or while it grows."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"executor {self.kind!r}: expected {' or '.join(get_args(Kind))}")
+        if self.kind not in EXECUTORS:
+            raise ConfigError(f"executor {self.kind!r}: expected {' or '.join(EXECUTORS)}")
         self._check("cpus_per_worker", 0 < self.cpus_per_worker < math.inf, "a number above 0")
         self._check("gpus_per_worker", 0 <= self.gpus_per_worker < math.inf, "0 or more")
-        whole = self.gpus_per_worker <= 1 or float(self.gpus_per_worker).is_integer()
-        self._check("gpus_per_worker", whole, "a whole number, or a share of one GPU")
+        shareable = self.gpus_per_worker <= 1 or float(self.gpus_per_worker).is_integer()
+        self._check("gpus_per_worker", shareable, "an integer, or a fraction of one GPU")
         self._check("start_timeout", 0 < self.start_timeout < math.inf, "seconds above 0")
         lowest, highest = self.bounds
         if highest is not None and not 1 <= lowest <= highest:
             raise ConfigError(f"workers {self.workers!r}: expected MIN:MAX with 1 <= MIN <= MAX, as 1:8")
-        if self.kind == "local":
+        if not EXECUTORS[self.kind].cluster:
             self._check_local(highest or 1)
 
     def _check(self, name: str, good: bool, expected: str) -> None:
@@ -131,23 +168,30 @@ class ExecutorConfig:
 
     def _check_local(self, highest: int) -> None:
         if highest > 1:
-            raise ConfigError(f"workers {self.workers!r} need --executor ray: the local executor is this process alone")
+            raise ConfigError(
+                f"workers {self.workers!r} need --executor ray: the {self.kind} executor is one process on this machine"
+            )
         if self.address is not None:
             raise ConfigError(f"address {self.address!r} names a Ray cluster: it needs --executor ray")
 
     @property
     def bounds(self) -> tuple[int, int | None]:
-        """(fewest, most) workers; None = as many as the cluster can hold.
+        """(fewest, most) workers; `most` is None for as many as the cluster can hold.
 
         Raises:
             ConfigError: `workers` is not a number or two.
         """
         if self.workers is None:
             return 1, None
-        found = BOUNDS.fullmatch(self.workers)
-        if not found:
+        bounds = BOUNDS.fullmatch(self.workers)
+        if not bounds:
             raise ConfigError(f"workers {self.workers!r}: expected MIN:MAX or MAX, as 1:8 or 8")
-        return int(found[1] or 1), int(found[2])
+        return int(bounds[1] or 1), int(bounds[2])
+
+    @property
+    def placement(self) -> Placement:
+        """What each worker computes on."""
+        return Placement("cuda" if self.gpus_per_worker > 0 else "cpu", max(1, int(self.cpus_per_worker)))
 
 
 class Clock:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from shardlens.pipeline.errors import ExecutionError
-from shardlens.pipeline.executors import keeper, malloc
+from shardlens.pipeline.executors import authentication, keeper, malloc
+from shardlens.pipeline.executors.cores import usable_cores
+from shardlens.pipeline.executors.reachable import check_reachable
 
 OBJECT_STORE = 128 << 20
 """Bytes for what is too large to travel in a message; stages send descriptions and summaries only."""
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""For the cluster's processes what `_loopback_alone` is for this one: the variable that Ray reads when it is imported."""
 ANSWER_S = 10.0
 """How long a cluster's address may take to accept a connection. Ray itself would wait for minutes."""
 
@@ -57,28 +59,30 @@ def _join(address: str) -> None:
     remedy = "start one with 'ray start --head', or give no address (and no RAY_ADDRESS) to start one for the command"
     try:
         if address != "auto":
-            _knock(address)
+            host, port = _host_and_port(address)
+            check_reachable(host, port, ANSWER_S)
+        authentication.prepare_to_join(address)
         ray.init(address, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).strip() or type(error).__name__
         raise ExecutionError(f"no Ray cluster can be joined at {address!r} ({reason}): {remedy}") from error
 
 
-def _knock(address: str) -> None:
+def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         raise ValueError("expected HOST:PORT, ray://HOST:PORT or auto")
-    socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    return host.strip("[]"), int(port)
 
 
 @contextmanager
 def _embedded() -> Iterator[None]:
     try:
-        guard_token()
+        authentication.guard_token()
         folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     except OSError as error:
         raise ExecutionError(f"no Ray cluster can be started, its files cannot be written: {error}") from error
-    with _kept(folder):
+    with _kept(folder), authentication.mode_restored():
         try:
             _start(folder)
             yield
@@ -90,7 +94,7 @@ def _start(folder: str) -> None:
     # The folder is short, for the sockets in it have paths of 107 bytes at most, and ours alone: Ray makes its
     # own writable by everyone, and would also leave the address there for any other program's ray.init() to find.
     try:
-        with warnings.catch_warnings(), environment(malloc.AT_START):
+        with warnings.catch_warnings(), environment(malloc.AT_START | LOOPBACK), _loopback_alone():
             warnings.simplefilter("ignore", ResourceWarning)  # Ray leaves its children's log files to the collector
             ray.init(
                 "local",
@@ -109,8 +113,22 @@ def _start(folder: str) -> None:
 
 
 @contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Let the node that is started listen on 127.0.0.1 alone, as Ray does where it supports one machine only.
+
+    Ray replaces a loopback address that it is given by the machine's own one, unless this constant is false.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for what Ray reads, and for the processes that it starts; those set already stay as they are."""
+    """Set variables for Ray and the processes that it starts; those that the user has set stay as they are."""
     ours = {key: value for key, value in settings.items() if key not in os.environ}
     os.environ.update(ours)
     try:
@@ -121,10 +139,8 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def _cores() -> int | None:
-    """Cores that this process may use; None = Ray counts them, and knows of containers' quotas."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    allowed = len(os.sched_getaffinity(0))
+    """Cores that this process may use; None lets Ray count them, which knows of containers' quotas."""
+    allowed = usable_cores()
     return None if allowed == os.cpu_count() else allowed
 
 
@@ -134,20 +150,6 @@ def _kept(folder: str) -> Iterator[None]:
     command = [sys.executable, "-I", "-S", keeper.__file__, folder]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
         yield
-
-
-def guard_token() -> None:
-    """Make the token of this user's clusters, whoever has it can run code on them, before Ray does: readable by all."""
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        return
-    token = Path.home() / ".ray" / "auth_token"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    if not token.exists():
-        with tempfile.NamedTemporaryFile("w", dir=token.parent) as draft, suppress(FileExistsError):  # mode 0600
-            draft.write(secrets.token_hex(32))
-            draft.flush()
-            os.link(draft.name, token)  # whole or not there, for others may be starting
-    token.chmod(0o600)
 
 
 def holds(cpus: float, gpus: float) -> int:
@@ -167,15 +169,22 @@ def _count(nodes: list[dict[str, float]], cpus: float, gpus: float) -> int:
 
 
 def describe() -> str:
-    """Say what the cluster has."""
+    """The cluster's nodes and what each of them has, for messages."""
     nodes = _nodes()
     each = sorted({f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes})
-    return f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} of {', '.join(each)}"
+    return f"{len(nodes)} {'node' if len(nodes) == 1 else 'nodes'} of {', '.join(each)}" if nodes else "no node is left"
+
+
+def node_died() -> bool:
+    """Whether the node of an embedded cluster is gone: nothing brings it back."""
+    node = ray._private.worker._global_node
+    gone: list[str] = [kind for kind, _ in node.dead_processes()] if node is not None else []
+    return "raylet" in gone or not _nodes()
 
 
 def _nodes() -> list[dict[str, float]]:
-    found: Any = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in found if node["Alive"]]
+    nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def grows() -> bool:

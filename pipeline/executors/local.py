@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from queue import SimpleQueue
 from threading import Thread
-from typing import Generic
+from typing import Final, Generic
 
-from shardlens.pipeline.executors.base import Done, Item, Result, Stage
+from shardlens.pipeline.errors import ExecutionError
+from shardlens.pipeline.executors.base import Done, ExecutorConfig, Item, Result, Stage
 
 LEASES = 2
 """Items in flight at once, each in a thread of its own."""
@@ -19,13 +20,17 @@ FAREWELL_S = 1.0
 class LocalExecutor:
     """Runs stages in this process. A death of the worker is one of the process, so nothing is ever `Lost`."""
 
+    def __init__(self, config: ExecutorConfig = ExecutorConfig()) -> None:  # noqa: B008 - frozen
+        self.placement: Final = config.placement
+
     def map(self, stage: Stage[Item, Result], items: Iterable[Item], attempts: int = 3) -> Iterator[Done[Item, Result]]:
         """Run `stage` on every item; see `shardlens.pipeline.executors.base.Executor`."""
         source = iter(items)
         first = list(islice(source, 1))
         if not first:
             return
-        pair = _Pair(stage.setup())
+        work = _set_up(stage)
+        pair = _Pair(work)
         farewell: float | None = FAREWELL_S
         try:
             for item in islice(chain(first, source), LEASES):
@@ -40,9 +45,26 @@ class LocalExecutor:
             raise
         finally:
             pair.end(farewell)
+            getattr(work, "close", _nothing)()
 
     def close(self) -> None:
         """Nothing is held between two calls of `map`."""
+
+
+def _set_up(stage: Stage[Item, Result]) -> Callable[[Item], Result]:
+    try:
+        return stage.setup()
+    except SystemExit as error:
+        raise _exited(error) from error
+
+
+def _exited(error: SystemExit) -> ExecutionError:
+    """What a worker's death is on a cluster: code of a stage, a model of the user's own say, that ends its process."""
+    return ExecutionError(f"code that runs in the stage called sys.exit({error.code!r}): remove that call")
+
+
+def _nothing() -> None:
+    """Close nothing."""
 
 
 class _Pair(Generic[Item, Result]):
@@ -66,6 +88,8 @@ class _Pair(Generic[Item, Result]):
         """Wait for whichever item is ready first; raises what its function raised."""
         outcome = self._outcomes.get()
         self.in_flight -= 1
+        if isinstance(outcome, SystemExit):
+            raise _exited(outcome) from outcome
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome

@@ -3,16 +3,23 @@
 By default it gives the end of its heap, and many a large block, back to the system, and has the next step's tensors
 made of fresh pages, each of which costs a fault: on a CPU that was a tenth of the time of a training step. And it has up
 to eight heaps a core, each of which keeps what its threads freed: with thirty threads a worker took 300 MB more so, and
-ever more over thousands of images. Set for the whole process, and for good.
+ever more over thousands of images. Set for the whole process, until `restore_defaults`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
+DEFAULTS = (
+    (M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_", 128 << 10),
+    (M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_", 128 << 10),
+    (M_ARENA_MAX, "MALLOC_ARENA_MAX", 0),
+)
+"""What glibc begins with (mallopt(3)), and the variables that change it."""
 HEAPS = 2
 """What glibc calls arenas; with one alone, threads would wait for each other."""
 AT_START = {"MALLOC_ARENA_MAX": str(HEAPS)}
@@ -35,6 +42,16 @@ def give_memory_back() -> None:
     """
     _set(M_ARENA_MAX, HEAPS)
     _set(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def restore_defaults() -> None:
+    """Let the library treat freed memory as a new process does: by the user's MALLOC_ variables, else its own defaults.
+
+    The settings before cannot be read. Heaps that exist stay; how many there may be is fixed when a thread first asks.
+    """
+    for parameter, variable, default in DEFAULTS:
+        given = os.environ.get(variable, "")
+        _set(parameter, int(given) if given.isdigit() else default)
 
 
 def _set(parameter: int, value: int) -> bool:

@@ -1,36 +1,32 @@
-"""Opening an executor, Ray only when it is asked for."""
+"""Opening an executor by name; its module, and Ray, are imported only when it is asked for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
-from shardlens.pipeline.executors.base import Executor, ExecutorConfig
-from shardlens.pipeline.executors.local import LocalExecutor
+from shardlens.pipeline.executors.base import EXECUTORS, Executor, ExecutorConfig
 
 
 @contextmanager
 def open_executor(config: ExecutorConfig | None = None) -> Iterator[Executor]:
-    """Open the executor that `config` describes (None = this process), and close it at the end.
+    """Open the executor that `config` describes (default: this process), and close it at the end.
 
     Raises:
         ExecutionError: the cluster cannot be reached or started, or cannot hold the workers.
     """
-    executor = _open(config or ExecutorConfig())
+    config = config or ExecutorConfig()
+    spec = EXECUTORS[config.kind]
+    if spec.cluster:
+        apply_defaults()
+    module, _, name = spec.place.partition(":")
+    executor: Executor = getattr(import_module(module), name)(config)
     try:
         yield executor
     finally:
         executor.close()
-
-
-def _open(config: ExecutorConfig) -> Executor:
-    if config.kind == "local":
-        return LocalExecutor()
-    apply_defaults()
-    from shardlens.pipeline.executors.ray import RayExecutor  # seconds that local runs need not wait
-
-    return RayExecutor(config)
 
 
 def apply_defaults() -> None:

@@ -12,24 +12,26 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Literal
+from typing import Any, Final, Generic, Literal
 
 import ray
 
 from shardlens.pipeline.errors import ExecutionError, ShardlensError
 from shardlens.pipeline.executors.base import Done, ExecutorConfig, Item, Lost, Result, Stage
-from shardlens.pipeline.executors.cluster import connect, describe, grows, holds
+from shardlens.pipeline.executors.cluster import connect, describe, grows, holds, node_died
 from shardlens.pipeline.executors.leases import Lease, Leases
 
 SETUPS = 3
 """Workers that may die in a row while they are set up, before the run is given up."""
+LOOK_S = 1.0
+"""How often it is checked, while no worker is there, that one can come."""
 END_S = 5.0
 """How long the end of a run waits for its workers' ends."""
 SILENT = "End of file."
-"""What Ray says of a process that ended without a word."""
+"""Ray's words for a process that ended without an error message."""
 
 
 class RayExecutor:
@@ -42,9 +44,10 @@ class RayExecutor:
             ExecutionError: it cannot be reached or started, or is too small.
         """
         self._config = config
+        self.placement: Final = config.placement
         with ExitStack() as held:
-            embedded = held.enter_context(connect(config.address))
-            self._most = _most_workers(config, embedded)
+            self._embedded = held.enter_context(connect(config.address))
+            self._most = _most_workers(config, self._embedded)
             self._held = held.pop_all()
 
     def map(
@@ -58,7 +61,7 @@ class RayExecutor:
         Raises:
             ExecutionError: no worker comes in time, or workers die while they are set up.
         """
-        return _Pool(self._config, self._most, stage, Leases(items, attempts, self._most)).run()
+        return _Pool(self._config, self._most, self._embedded, stage, Leases(items, attempts, self._most)).run()
 
     def close(self) -> None:
         """Leave the cluster; an embedded one ends."""
@@ -112,10 +115,16 @@ class _Pool(Generic[Item, Result]):
     """The workers of one run, and the calls that they have not answered yet."""
 
     def __init__(
-        self, config: ExecutorConfig, most: int, stage: Stage[Item, Result], leases: Leases[_Worker, Item]
+        self,
+        config: ExecutorConfig,
+        most: int,
+        embedded: bool,
+        stage: Stage[Item, Result],
+        leases: Leases[_Worker, Item],
     ) -> None:
         self._config = config
         self._most = most
+        self._embedded = embedded
         self._stage = stage
         self._leases = leases
         self._workers: list[_Worker] = []
@@ -153,16 +162,29 @@ class _Pool(Generic[Item, Result]):
         Not by `ray.wait`: there, all that a signal's handler raises, but for Ctrl-C, waits with it and becomes another error.
         """
         there = any(worker.state != "asked" for worker in self._workers)
-        left = self._last_sign + self._config.start_timeout - time.monotonic()
-        try:
-            answer = self._answers.get(timeout=None if there else max(left, 0))
-        except Empty:
-            raise ExecutionError(
-                f"{_asked(len(self._workers), self._config)}, but the cluster gave none in {self._config.start_timeout:g} s "
-                f"({describe()}, of which {_free()} are free): wait until others are done, or ask for less"
-            ) from None
+        answer = self._answers.get() if there else self._first_answer()
         self._last_sign = time.monotonic()
         return answer
+
+    def _first_answer(self) -> Future[Any]:
+        """Wait while no worker is there.
+
+        Raises:
+            ExecutionError: none comes in time, or the node of an embedded cluster has died, so that none can come.
+        """
+        deadline = self._last_sign + self._config.start_timeout
+        while (left := deadline - time.monotonic()) > 0 or not self._answers.empty():
+            with suppress(Empty):
+                return self._answers.get(timeout=max(0.0, min(left, LOOK_S)))
+            if self._embedded and node_died():
+                raise ExecutionError(
+                    "the embedded Ray cluster has ended: its node died (a process of Ray was killed, or memory ran out); "
+                    "run the same command again, it resumes"
+                )
+        raise ExecutionError(
+            f"{_asked(len(self._workers), self._config)}, but the cluster gave none in {self._config.start_timeout:g} s "
+            f"({describe()}, of which {_free()} are free): wait until others are done, or ask for less"
+        )
 
     def _settle(self, answer: Future[Any]) -> Done[Item, Result] | Lost[Item] | None:
         """Take an answer, and give everybody work before the caller gets to see it."""
@@ -256,14 +278,14 @@ def _free() -> str:
 
 
 def reason(error: Exception) -> str:
-    """Say in a line why a worker died, from Ray's paragraphs."""
-    said = str(error).strip()
-    _, found, detail = said.rpartition("Worker exit detail: ")
+    """Why a worker died, in a line, from Ray's paragraphs."""
+    text = str(error).strip()
+    _, label, detail = text.rpartition("Worker exit detail: ")
     if SILENT in detail:
-        return "its process ended without a word (killed, out of memory, or crashed in native code)"
-    if found:
+        return "its process ended without an error message (killed, out of memory, or crashed in native code)"
+    if label:
         return " ".join(detail.split())
-    first, *rest = [line for line in said.splitlines() if not line.startswith("\t")] or [type(error).__name__]
+    first, *rest = [line for line in text.splitlines() if not line.startswith("\t")] or [type(error).__name__]
     if first == ray.exceptions.ActorDiedError.BASE_ERROR_MSG and rest:
         return rest[0]
     return rest[-1].strip() if rest else first

@@ -18,7 +18,7 @@ from shardlens.pipeline.images.decode import Decoded, Postponed, Windowed, ensur
 from shardlens.pipeline.images.gpu_copy import Uploaded, UploadedImage, as_tensor, brought_back
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.inference.finite import Watched, all_finite, watched
-from shardlens.pipeline.inference.options import Inference
+from shardlens.pipeline.inference.options import InferencePlan
 from shardlens.pipeline.inference.postprocess import Decision, decide, decide_all
 from shardlens.pipeline.inference.rows import ImageRows, from_canvas, from_detection, from_panoptic, from_semantic
 from shardlens.pipeline.inference.semantic import Logits, Segmenter
@@ -31,7 +31,7 @@ Output = Mapping[str, Tensor] | Decision | ImageRows
 """What the device gave for an image; rows where the image was taken in tiles."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Forward:
     """A network in evaluation mode, and what is done around it; callers choose no_grad or inference_mode."""
 
@@ -41,9 +41,9 @@ class Forward:
     device: torch.device
     precision: str
     score_threshold: float | None = None
-    """The lowest score kept; None = all that the network gives."""
-    inference: Inference = field(default_factory=Inference)
-    others: tuple[tuple[nn.Module, InputRule], ...] = ()
+    """The lowest score kept; None keeps all that the network gives."""
+    plan: InferencePlan = field(default_factory=InferencePlan)
+    ensemble: tuple[tuple[nn.Module, InputRule], ...] = ()
     """Semantic networks that the first one's probabilities are averaged with."""
     batch_size: int = 8
     """Tiles that go through the network at once on a GPU; on a CPU, which one of them fills, they would only take memory."""
@@ -54,7 +54,7 @@ class Forward:
 
     def __post_init__(self) -> None:
         if not MODEL_TASKS[self.task].objects:
-            _ = self.segmenter  # says now what a network cannot take, not of every image
+            _ = self.segmenter  # raises now if a network cannot take the views, not for every image
 
     def __call__(self, images: Sequence[Decoded | Postponed]) -> list[ImageRows]:
         """Predict images of one padded shape; see `outputs` for what it raises."""
@@ -67,13 +67,13 @@ class Forward:
             FloatingPointError: the network gave something that is not a finite number.
             ImageError: a postponed image is damaged.
         """
-        whole = [i for i, image in enumerate(images) if not self._is_large(image)]
-        at_once = self._whole([ensure_decoded(images[i]) for i in whole]) if whole else []
-        found = dict(zip(whole, at_once, strict=True))
-        return [found[i] if i in found else self._in_tiles(open_windows(image)) for i, image in enumerate(images)]
+        small = [i for i, image in enumerate(images) if not self._is_large(image)]
+        at_once = self._in_one_piece([ensure_decoded(images[i]) for i in small]) if small else []
+        outputs = dict(zip(small, at_once, strict=True))
+        return [outputs[i] if i in outputs else self._in_tiles(open_windows(image)) for i, image in enumerate(images)]
 
     def rows(self, images: Sequence[Decoded | Postponed], outputs: Sequence[Output]) -> list[ImageRows]:
-        """What is left to do without the device, for what `outputs` gave.
+        """What is left to do without the device, for the results of `outputs`.
 
         Raises:
             FloatingPointError: the network gave something that is not a finite number.
@@ -86,30 +86,30 @@ class Forward:
 
     def _rows(self, output: Mapping[str, Tensor] | Decision, image: Decoded | Postponed) -> ImageRows:
         if isinstance(output, tuple):
-            return from_semantic(output, image, self.inference.wanted, self.background)
+            return from_semantic(output, image, self.plan.postprocessing, self.background)
         if MODEL_TASKS[self.task].stuff:
             return from_panoptic(output, image)
         return from_detection(output, image, self.score_threshold)
 
     def _is_large(self, image: Decoded | Postponed) -> bool:
-        return 0 < self.inference.tile < max(image.shape)
+        return 0 < self.plan.tile < max(image.shape)
 
-    def _whole(self, images: Sequence[Decoded]) -> list[Output]:
+    def _in_one_piece(self, images: Sequence[Decoded]) -> list[Output]:
         tensors = [self._tensor(image.there if isinstance(image, UploadedImage) else image.pixels) for image in images]
         if not MODEL_TASKS[self.task].objects:
-            return list(decide_all(self.segmenter(tensors), self.inference.wanted.thresholds))
+            return list(decide_all(self.segmenter(tensors), self.plan.postprocessing.thresholds))
         return list(brought_back(self._outputs(tensors)))
 
     def _in_tiles(self, image: Windowed) -> ImageRows:
-        stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.others))
-        grid = Grid(*image.shape, self.inference.tile, self.inference.overlap, stride)
+        stride = math.lcm(STRIDE, self.rule.multiple, *(rule.multiple for _, rule in self.ensemble))
+        grid = Grid(*image.shape, self.plan.tile, self.plan.overlap, stride)
         if MODEL_TASKS[self.task].objects:
             return merge(grid, list(self._tile_rows(grid, image)), image)
         canvas = Canvas(image.height, image.width, self.background)
         for window, probability in blend(grid, self._tile_maps(grid, image)):
-            classes, chosen = decide(probability, self.inference.wanted.thresholds)
+            classes, chosen = decide(probability, self.plan.postprocessing.thresholds)
             canvas.add(*turned_block(window, classes, chosen, image))
-        return from_canvas(canvas, self.inference.wanted)
+        return from_canvas(canvas, self.plan.postprocessing)
 
     @property
     def _tiles_at_once(self) -> int:
@@ -142,14 +142,14 @@ class Forward:
         Raises:
             ConfigError: views that a network cannot take.
         """
-        networks = tuple((self._logits(model), rule) for model, rule in ((self.model, self.rule), *self.others))
-        return Segmenter(networks, self.inference.views)
+        networks = tuple((self._logits(model), rule) for model, rule in ((self.model, self.rule), *self.ensemble))
+        return Segmenter(networks, self.plan.views)
 
     def _logits(self, model: nn.Module) -> Logits:
         def logits(batch: Tensor) -> Tensor:
             with self._autocast():
-                found: Tensor = model(batch)["out"]
-            return found
+                out: Tensor = model(batch)["out"]
+            return out
 
         return logits
 

@@ -30,23 +30,25 @@ class InferenceConfig:
 
     _: KW_ONLY
     tile: int = 0
-    """Predict larger images in tiles of this many pixels a side; 0 = each as a whole."""
+    """Predict larger images in tiles of this many pixels a side; 0: every image in one piece."""
     overlap: int = 64
-    """Pixels that neighboring tiles share, at least: as many as an object is long, or a decision reaches."""
+    """Pixels that neighboring tiles share: at least the size of the largest object (detectors) or the receptive field
+    (segmenters)."""
     tta: str = ""
-    """Semantic models: views to average over, such as flip,0.75,1.25: flip, vflip (upside down), scales; all combined."""
+    """Semantic models: test-time augmentation, views to average over, such as flip,0.75,1.25: flip, vflip (upside down) and
+    scales, all combined."""
     ensemble: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """Semantic models: URI of a further checkpoint with the same labels to average over, as often as needed."""
+    """Semantic models: URI of a further checkpoint with the same labels to average over; may be repeated."""
     threshold: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """Semantic models: LABEL=F, the label gets the pixels where its probability is F or more, the others by argmax."""
     fill_holes: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: background that a region encloses becomes the region's, of several the first label's."""
+    """Semantic models: enclosed background joins the surrounding region (lowest label wins)."""
     min_area: int = 0
-    """Semantic models: connected parts of fewer pixels become background."""
+    """Semantic models: connected components of fewer pixels become background."""
     largest_component: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: of each class only its largest connected part stays."""
+    """Semantic models: keep only the largest connected component of each class."""
     components: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: write a row for each connected part, as an object, instead of one for each class."""
+    """Semantic models: write a row for each connected component, as an object, instead of one for each class."""
 
     def __post_init__(self) -> None:
         for name in ("tile", "overlap", "min_area"):
@@ -70,32 +72,29 @@ class View:
 
 
 @dataclass(frozen=True)
-class Inference:
-    """The same resolved; small, it travels to the workers."""
+class InferencePlan:
+    """`InferenceConfig` resolved: labels as numbers, views and networks read; small, it travels to the workers."""
 
     tile: int = 0
     overlap: int = 0
     views: tuple[View, ...] = (View(),)
-    wanted: PostProcessing = field(default_factory=PostProcessing)
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
     ensemble: tuple[Network, ...] = ()
-    """The networks beside the first one."""
+    """Further networks whose probabilities are averaged with those of the first one."""
 
     def identity(self) -> dict[str, Any]:
-        """What of it can change a row, for the fingerprint; nothing where nothing is asked for."""
-        found = {
+        """What of it can change a row, for the fingerprint; empty at the defaults."""
+        views, rules = (("scale", "flipped", "turned"), self.postprocessing)
+        settings = {
             "tiles": {"size": self.tile, "overlap": self.overlap} if self.tile else None,
-            "views": [counted(view, always=("scale", "flipped", "turned")) for view in self.views]
-            if self.views != (View(),)
-            else None,
-            "post_processing": counted(self.wanted, always=POST_PROCESSING)
-            if self.wanted != PostProcessing()
-            else None,
+            "views": [counted(view, always=views) for view in self.views] if self.views != (View(),) else None,
+            "post_processing": counted(rules, always=POST_PROCESSING) if rules != PostProcessing() else None,
             "ensemble": [network.identity() for network in self.ensemble] or None,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
-def resolve_inference(config: InferenceConfig, network: Network) -> Inference:
+def resolve_plan(config: InferenceConfig, network: Network) -> InferencePlan:
     """Read what `config` names and make sure that it fits the network.
 
     Raises:
@@ -104,11 +103,11 @@ def resolve_inference(config: InferenceConfig, network: Network) -> Inference:
         ModelError, WeightsError: a checkpoint that cannot be loaded.
     """
     _check_task(config, network)
-    wanted = PostProcessing(
+    rules = PostProcessing(
         _thresholds(config, network), config.fill_holes, config.min_area, config.largest_component, config.components
     )
     ensemble = tuple(_member(uri, network) for uri in config.ensemble)
-    return Inference(config.tile, config.overlap if config.tile else 0, views(config.tta), wanted, ensemble)
+    return InferencePlan(config.tile, config.overlap if config.tile else 0, views(config.tta), rules, ensemble)
 
 
 def views(tta: str) -> tuple[View, ...]:

@@ -1,4 +1,4 @@
-"""What came of a run's shards: their parts, the time that they took, and what killed workers on the way."""
+"""The results of a run's shards: their parts and the time that they took; shards that kill workers are bisected."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from shardlens.pipeline.inference.bisection import isolate
 from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
 from shardlens.pipeline.warehouse.runs import RunRecord, ShardParts
 
-STAGES = ("fetch", "decode", "wait", "forward", "behind", "rows", "write")
-"""Where the time of a worker goes, in seconds that overlap: wait = the device's for images, behind = its for rows."""
+STAGES = ("fetch", "decode", "wait", "forward", "postprocess_wait", "rows", "write")
+"""Where the time of a worker goes, in seconds that overlap: wait: the device waits for images, postprocess_wait: it waits
+for rows."""
 
 
-class Tally:
-    """Collects the workers' results; what killed workers is isolated and tried once more."""
+class ShardResults:
+    """Collects the workers' results; images that kill workers are isolated, and their shards run again without them."""
 
     def __init__(
         self,
@@ -47,8 +48,8 @@ class Tally:
         again = [replace(item.item, failures=isolate(executor, self.stage, item.item.shard)) for item in lost]
         for item in self._take(executor, again):
             raise ExecutionError(
-                f"shard {item.item.shard.index} ended its worker {item.attempts} times as a whole ({item.reason}), "
-                "its images alone did not: memory may be short; use fewer workers or a smaller --batch-size"
+                f"shard {item.item.shard.index} killed its worker {item.attempts} times ({item.reason}), though each of its "
+                "images alone did not: memory may be short; use fewer workers or a smaller --batch-size"
             )
 
     def _take(self, executor: Executor, works: Iterable[ShardWork]) -> list[Lost[ShardWork]]:
@@ -76,11 +77,11 @@ class Tally:
     def figures(self, begun: float) -> dict[str, Any]:
         """Times of this attempt."""
         seconds = time.perf_counter() - begun
-        there = sum(self.seconds[stage] for stage in ("wait", "forward", "behind"))
+        of_device = sum(self.seconds[stage] for stage in ("wait", "forward", "postprocess_wait"))
         return {
             "seconds": round(seconds, 3),
             "images_per_second": round(self.images / seconds, 3),
-            "device_wait": round(self.seconds["wait"] / there, 4) if there else 0.0,
+            "device_wait": round(self.seconds["wait"] / of_device, 4) if of_device else 0.0,
             "stages": {stage: round(self.seconds[stage], 3) for stage in STAGES},
         }
 

@@ -1,4 +1,4 @@
-"""What a worker is asked to do with a shard, and what it answers; small, for it travels."""
+"""What a worker is asked to do with a shard, and what it answers; small, since both are sent between processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ShardWork:
 
     shard: Shard
     failures: tuple[Failure, ...] = ()
-    """Images known to kill workers: quarantined unseen."""
+    """Images known to kill workers: quarantined without being predicted."""
     probe: bool = False
     """Predict and publish nothing: does the worker survive?"""
     generation: int = 0
@@ -25,9 +25,10 @@ class ShardWork:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What came of a shard, and where its time went."""
+    """The result of a shard, and where its time went."""
 
     parts: ShardParts | None
     images: int
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """By stage: fetch, decode, wait (of the device, for images), forward, behind (of the device, for rows), rows, write."""
+    """By stage: fetch, decode, wait (device waits for images), forward, postprocess_wait (device waits for rows), rows,
+    write."""

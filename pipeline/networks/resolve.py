@@ -14,7 +14,7 @@ from torch import nn
 from shardlens import models
 from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec, Published
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, StorageError, WeightsError
+from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, ModelError, StorageError, WeightsError
 from shardlens.pipeline.networks.checkpoints import RANDOM, weights_file
 from shardlens.pipeline.networks.named_values import named_options
 from shardlens.pipeline.networks.weights import Checkpoint, load, read_checkpoint, verify
@@ -154,9 +154,15 @@ def load_network(network: Network) -> nn.Module:
 
 
 def _load(network: Network, data: bytes) -> nn.Module:
-    torch.manual_seed(0)  # what 'random' means
     options = dict(network.options)
-    model = models.build(network.model, len(network.labels), options, network.score_threshold)
+    with torch.random.fork_rng([]):  # the caller's random numbers stay as they are
+        torch.default_generator.manual_seed(0)  # what 'random' means
+        try:
+            model = models.build(network.model, len(network.labels), options, network.score_threshold)
+        except SystemExit as error:
+            raise ModelError(
+                f"the code of model {network.model} called sys.exit({error.code!r}): remove that call"
+            ) from None
     if data:
         load(model, data, network.weights)
     return model.eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from shardlens.models.inputs import scaled
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Progress
 from shardlens.pipeline.images.prefetch import Prefetch
+from shardlens.pipeline.networks.devices import open_device
 from shardlens.pipeline.networks.weights import save
 from shardlens.pipeline.training import state
 from shardlens.pipeline.training.data import TrainingData
@@ -19,7 +20,7 @@ from shardlens.pipeline.training.job import TrainJob, Worker
 from shardlens.pipeline.training.order import steps_per_epoch
 from shardlens.pipeline.training.records import Step, Trained, identity, losses_by_epoch, publish, steps_table
 from shardlens.pipeline.training.samples import Sample
-from shardlens.pipeline.training.stepper import build_network, open_device
+from shardlens.pipeline.training.stepper import build_network
 
 Images = list[Tensor]
 """(3, H, W) float in [0, 1] each, of any sizes."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from shardlens.pipeline.errors import ConfigError, TrainingError
+from shardlens.pipeline.networks.devices import CPU_IS_FULL
 from shardlens.pipeline.training.data import Batch
 
 NAMED = 20
@@ -28,18 +29,11 @@ def not_finite(
 
 OF_ONE_VALUE = "more than 1 value per channel"
 """Part of torch's message of a batch norm that was given one."""
-CPU_IS_FULL = "DefaultCPUAllocator"
-"""Names the error of a CPU without memory, which has no class of its own in torch."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the memory of the device was not enough."""
-    return isinstance(error, torch.OutOfMemoryError) or CPU_IS_FULL in str(error)
 
 
 def what_was_asked(reason: str) -> str:
     """The part of an error's text that says how much memory was wanted."""
-    return reason[max(0, reason.find(CPU_IS_FULL)) :].partition(". ")[0]
+    return reason[max(0, reason.find(CPU_IS_FULL[0])) :].partition(". ")[0]
 
 
 def out_of_memory(reason: str, batch: Batch, device: torch.device, fits: Callable[[Batch, int], bool]) -> ConfigError:

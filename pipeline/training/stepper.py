@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shardlens import models
 from shardlens.models.tasks import MODEL_TASKS
-from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.networks.devices import is_out_of_memory, open_device
 from shardlens.pipeline.networks.precision import autocast
 from shardlens.pipeline.networks.weights import load
 from shardlens.pipeline.training import failures, objectives, optimizers
@@ -69,20 +69,6 @@ def laid_out(network: nn.Module, channels_last: bool) -> nn.Module:
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
-def open_device(name: str) -> torch.device:
-    """The device called `name`.
-
-    Raises:
-        ConfigError: it is a GPU and torch sees none.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--gpus-per-worker asks for a GPU, but torch sees none on the worker: set it to 0, or mend the driver"
-        )
-    return device
-
-
 class Stepper:
     """Holds the network and whatever the steps change."""
 
@@ -120,7 +106,7 @@ class Stepper:
         try:
             return self._step(share, epoch, number)
         except RuntimeError as error:
-            if not failures.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = str(error)  # the error itself would keep what the batch has taken of the memory
         raise failures.out_of_memory(reason, max(share.batches, key=len), self.device, self._fits)
@@ -204,7 +190,7 @@ class Stepper:
         try:
             self._backward(self._losses(at_largest(copy.deepcopy(self.network)), batch), 1.0)
         except (RuntimeError, ValueError) as error:
-            return str(error) if failures.is_out_of_memory(error) else None
+            return str(error) if is_out_of_memory(error) else None
         return None
 
     def _update(self) -> float:

@@ -33,8 +33,9 @@ from shardlens.pipeline.metrics import partials
 from shardlens.pipeline.metrics.stage import EvaluateStage
 from shardlens.pipeline.metrics.tasks import SCORED_BY, merge, scorable
 from shardlens.pipeline.metrics.truth_by_shard import split_truth
+from shardlens.pipeline.networks.devices import is_out_of_memory
 from shardlens.pipeline.networks.labels import match
-from shardlens.pipeline.training.failures import is_out_of_memory, what_was_asked
+from shardlens.pipeline.training.failures import what_was_asked
 from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.warehouse.datasets import Dataset, annotated
 
@@ -106,7 +107,12 @@ class Validator:
     def _scored(self, network: nn.Module, mine: range, world_size: int) -> Iterator[tuple[int, Scored]]:
         """Predict and match this worker's shards, the next one's images fetched and decoded meanwhile."""
         forward = Forward(
-            network, self.job.spec.task, self.rule, self.device, self.precision, background=self.job.spec.background
+            model=network,
+            task=self.job.spec.task,
+            rule=self.rule,
+            device=self.device,
+            precision=self.precision,
+            background=self.job.spec.background,
         )
         ahead = Prefetch(self._batches(mine))
         try:

@@ -355,17 +355,26 @@ def commit(record: RunRecord, parts: Iterable[ShardParts], report: Mapping[str, 
 
 
 def recommit(record: RunRecord, parts: Iterable[ShardParts], report: Mapping[str, Any]) -> RunRecord:
-    """Put the parts of a retry in the place of the first ones, at once for every reader; scores of those are removed.
+    """Replace the parts of a committed run, at once for every reader; its scores are removed if rows have changed.
 
     Raises:
         RunError: a shard is missing.
     """
-    document = _commit_document(record, parts, report)
+    replacing = list(parts)
+    document = _commit_document(record, replacing, report)
     storage.publish(storage.join(record.folder, "commit.json"), to_json(document))
+    if same_rows(record.parts, replacing):
+        return _sweep(find(record.warehouse, record.name))
     for stale in storage.walk(record.warehouse.metrics(record.dataset, record.name)):
         if not stale.name.startswith("partials/"):  # those are kept by the digests of their parts
             storage.delete(stale.uri)
     return _sweep(find(record.warehouse, record.name))
+
+
+def same_rows(first: Iterable[ShardParts], second: Iterable[ShardParts]) -> bool:
+    """Whether parts hold the same predictions and the same number of quarantined images, whatever their names."""
+    one, two = (sorted((p.shard, p.predictions.sha256, p.quarantined) for p in parts) for parts in (first, second))
+    return one == two
 
 
 def _sweep(record: RunRecord) -> RunRecord:

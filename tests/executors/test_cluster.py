@@ -145,7 +145,7 @@ def test_a_cluster_that_is_joined_goes_on(pool: Executor, tmp_path: Path) -> Non
 
 
 def test_the_token_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shardlens.pipeline.executors.cluster import guard_token
+    from shardlens.pipeline.executors.authentication import guard_token
 
     monkeypatch.setenv("HOME", str(tmp_path))
     token = tmp_path / ".ray" / "auth_token"

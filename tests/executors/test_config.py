@@ -28,7 +28,7 @@ def test_workers_that_cannot_be(workers: str) -> None:
         ({"cpus_per_worker": 0}, "cpus_per_worker is 0: expected a number above 0"),
         ({"cpus_per_worker": float("nan")}, "cpus_per_worker is nan"),
         ({"gpus_per_worker": -1}, "gpus_per_worker is -1: expected 0 or more"),
-        ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5: expected a whole number, or a share of one GPU"),
+        ({"gpus_per_worker": 1.5}, "gpus_per_worker is 1.5: expected an integer, or a fraction of one GPU"),
         ({"start_timeout": 0}, "start_timeout is 0"),
         ({"workers": "1:2"}, "workers '1:2' need --executor ray"),
         ({"address": "head:6379"}, "address 'head:6379' names a Ray cluster: it needs --executor ray"),

@@ -21,7 +21,7 @@ from tests.executors.conftest import TWO
 from tests.executors.stages import Environment, Meet, Square, Unset, calls, close, lines, wait_until, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("pool")]
-SILENT = "its process ended without a word (killed, out of memory, or crashed in native code)"
+SILENT = "its process ended without an error message (killed, out of memory, or crashed in native code)"
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def test_waiting_for_a_busy_cluster_has_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "line"),
+    ("text", "line"),
     [
         ("Worker exit type: SYSTEM_ERROR Worker exit detail: Connection error code 2. End of file. Some (1)", SILENT),
         (
@@ -196,12 +196,12 @@ def test_waiting_for_a_busy_cluster_has_an_end(tmp_path: Path) -> None:
         ("", "RayError"),
     ],
 )
-def test_a_death_is_told_in_a_line(said: str, line: str) -> None:
+def test_a_death_is_explained_in_a_line(text: str, line: str) -> None:
     from ray.exceptions import RayError
 
     from shardlens.pipeline.executors.ray import reason
 
-    assert reason(RayError(said)) == line
+    assert reason(RayError(text)) == line
 
 
 def test_two_thousand_items_take_little_longer_than_their_work(pool: Executor, tmp_path: Path) -> None:

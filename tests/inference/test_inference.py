@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from torch import nn
 
 from shardlens import models
 from shardlens.flows.synthetic_shapes import draw_dataset
-from shardlens.models.spec import InputRule
+from shardlens.models.spec import InputRule, Task
 from shardlens.pipeline import masks, storage
 from shardlens.pipeline.errors import ConfigError, RunError
 from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
@@ -24,7 +25,7 @@ from shardlens.pipeline.executors.base import Executor, ExecutorConfig
 from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.images.decode import Decoded
 from shardlens.pipeline.inference.forward import Forward
-from shardlens.pipeline.inference.options import Inference, InferenceConfig, View, views
+from shardlens.pipeline.inference.options import InferenceConfig, InferencePlan, View, views
 from shardlens.pipeline.inference.semantic import Segmenter
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.masks.rle import Rle
@@ -63,6 +64,14 @@ def warehouse(tmp_path: Path, local: Executor) -> str:
     )
     ingest(asked, local)
     return root
+
+
+def forward_of(
+    model: nn.Module, rule: InputRule, plan: InferencePlan | None = None, task: Task = "semantic"
+) -> Forward:
+    """A network on the CPU."""
+    device = torch.device("cpu")
+    return Forward(model=model, task=task, rule=rule, device=device, precision="fp32", plan=plan or InferencePlan())
 
 
 def config(warehouse: str, run: str = "r", model: str = MODEL, option: tuple[str, ...] = (), **given: object):
@@ -128,10 +137,8 @@ def test_tiles_of_a_turned_image_lie_in_its_stored_frame(orientation: int) -> No
     decoded = postponed(rotated_jpeg(picture(70, 100), orientation), DecodePolicy())
     torch.manual_seed(0)
     model = models.build(MODEL, 3).eval()
-    plain = Forward(model, "semantic", rule(model), torch.device("cpu"), "fp32")
-    tiled = Forward(
-        model, "semantic", rule(model), torch.device("cpu"), "fp32", inference=Inference(tile=32, overlap=8)
-    )
+    plain = forward_of(model, rule(model))
+    tiled = forward_of(model, rule(model), InferencePlan(tile=32, overlap=8))
     with torch.inference_mode():
         (expected,), (found,) = plain([decoded]), tiled([decoded])
     assert found.rles == expected.rles
@@ -153,7 +160,7 @@ def test_settings_are_part_of_the_run(warehouse: str, local: Executor) -> None:
     assert predict(config(warehouse, tile=48, overlap=16), local).resumed_shards == 1
     with pytest.raises(RunError, match=r"tiles.overlap: 16 there, 8 here"):
         predict(config(warehouse, tile=48, overlap=8), local)
-    assert Inference().identity() == {}
+    assert InferencePlan().identity() == {}
 
 
 def test_views_of_a_list() -> None:
@@ -360,9 +367,7 @@ def test_a_large_image_within_a_tile_is_decoded_once(monkeypatch: pytest.MonkeyP
     policy, whole, decodings = DecodePolicy(), decode.decode, []
     monkeypatch.setattr(decode, "decode", lambda *asked: decodings.append(asked) or whole(*asked))
     model = models.build(MODEL, 3).eval()
-    forward = Forward(
-        model, "semantic", rule(model), torch.device("cpu"), "fp32", inference=Inference(tile=512, overlap=8)
-    )
+    forward = forward_of(model, rule(model), InferencePlan(tile=512, overlap=8))
     with torch.inference_mode():
         forward([decode.postponed(rotated_jpeg(picture(70, 100), 1), policy)])
     assert len(decodings) == 1
@@ -395,8 +400,8 @@ def test_a_detector_finds_in_tiles_what_it_finds_in_the_whole(orientation: int, 
         high, wide = draw.integers(8, 40, 2)
         pixels[top : top + high, left : left + wide] = 255
     image = postponed(rotated_jpeg(pixels, orientation), DecodePolicy())
-    plain = Forward(Blobs(), "detection", InputRule(), torch.device("cpu"), "fp32")
-    tiled = dataclasses.replace(plain, inference=Inference(tile=128, overlap=overlap))
+    plain = forward_of(Blobs(), InputRule(), task="detection")
+    tiled = dataclasses.replace(plain, plan=InferencePlan(tile=128, overlap=overlap))
     (expected,), (found,) = plain([image]), tiled([image])
     assert len(expected.labels) == 35
     assert sorted(found.boxes_xywh.tolist()) == sorted(expected.boxes_xywh.tolist())

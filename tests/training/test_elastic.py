@@ -12,8 +12,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from shardlens.pipeline.errors import ExecutionError
+from shardlens.pipeline.executors.authentication import guard_token
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
-from shardlens.pipeline.executors.cluster import guard_token
 from shardlens.pipeline.train import TrainConfig, train
 from shardlens.pipeline.training.prepare import prepare
 from tests.training.conftest import SEMANTIC

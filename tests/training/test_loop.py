@@ -13,6 +13,7 @@ import torch
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, RunError, TrainingError, WeightsError
 from shardlens.pipeline.executors.base import ExecutorConfig, Progress
+from shardlens.pipeline.networks.devices import open_device
 from shardlens.pipeline.networks.weights import load
 from shardlens.pipeline.train import train
 from shardlens.pipeline.training.config import TrainConfig
@@ -20,7 +21,7 @@ from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.loop import LocalWorker, fit
 from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import Trained, claim
-from shardlens.pipeline.training.stepper import build_network, open_device
+from shardlens.pipeline.training.stepper import build_network
 from shardlens.pipeline.warehouse import tables
 from tests.training.conftest import FAILING, SEMANTIC
 

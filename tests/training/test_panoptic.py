@@ -15,7 +15,7 @@ from shardlens.pipeline import masks, storage
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.opening import open_executor
-from shardlens.pipeline.inference.options import InferenceConfig, resolve_inference
+from shardlens.pipeline.inference.options import InferenceConfig, resolve_plan
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.masks.panoptic import rebuild
 from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
@@ -114,7 +114,7 @@ def test_stuff_is_named_once_and_kept_with_the_checkpoint(warehouse: str) -> Non
     assert dict(network.options)["stuff"] == "4,5"
     check_rows(warehouse, "short", checkpoint)
     with pytest.raises(ConfigError, match="--tile is not for panoptic models such as panoptic_fpn"):
-        resolve_inference(InferenceConfig(tile=32, overlap=8), network)
+        resolve_plan(InferenceConfig(tile=32, overlap=8), network)
 
 
 @pytest.mark.long
