@@ -225,7 +225,9 @@ def epoch_rows(checkpoint: str) -> list[dict[str, Any]]:
     rows = []
     for losses in document["losses"]:
         found = figures.get(losses["epoch"], {})
+        first = {name: losses[name] for name in ("epoch", "loss") if name in losses}
         rows.append(
-            {k: _figure(v) for k, v in losses.items()} | {n: _figure(found[n]) if n in found else "" for n in names}
+            {k: _figure(v) for k, v in (first | losses).items()}
+            | {n: _figure(found[n]) if n in found else "" for n in names}
         )
     return rows

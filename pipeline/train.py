@@ -10,13 +10,14 @@ from typing import Any
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ShardlensError, StorageError
-from shardlens.pipeline.executors.base import ProgressListener, no_progress
+from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
 from shardlens.pipeline.executors.opening import apply_defaults
 from shardlens.pipeline.networks.checkpoints import CHECKPOINT, newest_step
 from shardlens.pipeline.training import curves, records, scores
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.job import TrainJob
-from shardlens.pipeline.training.loop import LocalWorker, fit
+from shardlens.pipeline.training.loop import STAGES, LocalWorker, fit
+from shardlens.pipeline.training.order import steps_per_epoch
 from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.records import Trained
 from shardlens.pipeline.training.stepper import init_report
@@ -92,13 +93,17 @@ def train(
         ExecutionError: the workers cannot be had, or one died.
     """
     begun = time.perf_counter()
+    progress(Progress("prepare", 0, STAGES, "stages", "reading the dataset and the initial weights"))
     job = prepare(config)
+    progress(Progress("prepare", 1, STAGES, "stages", "building the network"))
     notes = (*job.notes, *init_report(job))
     claimed = records.claim(job)
     if claimed.done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):
         return TrainReport.from_json(claimed.done["report"])
     for note in notes:
         on_note(note)
+    if not claimed.fresh:
+        on_note(_resumption(job))
     try:
         trained = launch(job, progress)
     except ShardlensError as error:
@@ -109,6 +114,15 @@ def train(
     report = summary(job, trained, time.perf_counter() - begun)
     records.finish(job, asdict(report), trained)
     return report
+
+
+def _resumption(job: TrainJob) -> str:
+    """Where the run resumes that was begun before."""
+    step = newest_step(job.folder)
+    if step is None:
+        return f"run {job.run} was begun before, without a checkpoint: it starts again from step 0"
+    total = job.config.epochs * steps_per_epoch(job.images, job.config.global_batch)
+    return f"run {job.run} resumes from step {step} of {total}"
 
 
 def launch(job: TrainJob, progress: ProgressListener) -> Trained:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any
@@ -32,8 +34,11 @@ Flat = Parameter(name="*")
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressListener]:
-    """Show a bar for each stage on standard error; where that is no terminal, a line when a stage ends."""
+    """Show a bar for each stage on standard error; where that is not a terminal, lines from time to time."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield LogLines()
+        return
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
@@ -52,6 +57,25 @@ def progress_bars() -> Iterator[ProgressListener]:
             bar.update(task, completed=progress.done, total=progress.total, detail=progress.detail, unit=progress.unit)
 
         yield show
+
+
+class LogLines:
+    """Prints progress for a log: a line when a stage begins and when it ends, at milestones, and every so often between."""
+
+    def __init__(self, every_s: float = 15.0, now: Callable[[], float] = time.monotonic) -> None:
+        self.every_s, self.now = every_s, now
+        self.printed: dict[str, float] = {}
+        """Time of the last line of each stage."""
+
+    def __call__(self, progress: Progress) -> None:
+        """Print a line if one is due."""
+        ended = progress.done >= progress.total
+        last = self.printed.get(progress.stage)
+        if last is None or ended or progress.milestone or self.now() - last >= self.every_s:
+            self.printed[progress.stage] = self.now()
+            detail = f", {progress.detail}" if progress.detail else ""
+            line = f"{progress.stage}: {progress.done} of {progress.total} {progress.unit}{detail}"
+            print(line, file=sys.stderr, flush=True)
 
 
 def print_result(result: Any, output: Output, lines: Sequence[str]) -> None:

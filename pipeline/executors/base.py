@@ -100,6 +100,8 @@ class Progress:
     total: int
     unit: str = "images"
     detail: str = ""
+    milestone: bool = False
+    """Whether a log should have a line of it however soon it follows the last one, such as the end of an epoch."""
 
 
 ProgressListener = Callable[[Progress], None]

@@ -150,11 +150,12 @@ def check_readable(config: TrainConfig, images: pa.Table, aim: str) -> None:
         DatasetError: there are too many; the message names the last one.
     """
     unknown = images.filter(pc.is_null(images["width"])).select(["image_id", "file_name"]).to_pylist()
-    if len(unknown) > config.max_unreadable * images.num_rows:
+    if len(unknown) > config.tolerated(images.num_rows):
         raise DatasetError(
             f"{len(unknown)} of the {images.num_rows} images to {aim} cannot be read, more than the "
             f"{config.max_unreadable:.1%} of --max-unreadable; the last is image {unknown[-1]['image_id']} "
-            f"({unknown[-1]['file_name']}), which ingest could not read either: fix them and ingest {config.dataset} again"
+            f"({unknown[-1]['file_name']}), which ingest could not read either: fix or remove them and ingest "
+            f"{config.dataset} again, or raise --max-unreadable"
         )
 
 

@@ -204,6 +204,11 @@ class TrainConfig(Augmentation, Optimization, Subject):
         """Images of a step, at most."""
         return self.batch_size * self.slots
 
+    def tolerated(self, images: int) -> int:
+        """How many of so many images may be unreadable: the share of --max-unreadable, but one image unless it is 0."""
+        share = math.floor(self.max_unreadable * images)
+        return min(images - 1, max(1, share)) if self.max_unreadable else 0
+
     @property
     def device(self) -> str:
         """cpu or cuda."""

@@ -141,11 +141,12 @@ class TrainingData:
         """
         self.unreadable[failure.image_id] = failure
         found, images = len(self.unreadable) + self.known, len(self.images) + self.known
-        if found > self.job.config.max_unreadable * images:
+        if found > self.job.config.tolerated(images):
             raise DatasetError(
                 f"{found} of {images} images cannot be read, more than the "
                 f"{self.job.config.max_unreadable:.1%} of --max-unreadable; the last is image {failure.image_id} "
-                f"({failure.stage}): {failure.message}"
+                f"({failure.stage}): {failure.message}; fix or remove them and ingest the dataset again, or raise "
+                "--max-unreadable"
             )
 
     def _share(self, found: Sequence[tuple[int, Found]], images: int) -> Share:

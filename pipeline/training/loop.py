@@ -35,6 +35,9 @@ from shardlens.pipeline.training.trial import (
 )
 from shardlens.pipeline.training.validation import Validator
 
+STAGES = 3
+"""What is done before the first step, as progress counts it: the job, the network's weights, and its trial."""
+
 
 @dataclass(frozen=True)
 class LocalWorker:
@@ -64,6 +67,7 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
         loop = Loop(job, worker)
         try:
             loop.resume()
+            loop.check_validation()
             return loop.run()
         finally:
             loop.close()
@@ -107,6 +111,8 @@ class Loop:
     def _try(self) -> None:
         """Refuse what the network, or the device, cannot take of the images."""
         job, stepper = self.job, self.stepper
+        if self.worker.rank == 0:
+            self.worker.report(Progress("prepare", 2, STAGES, "stages", "trying the network on the images' sizes"))
         trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
         check_largest(stepper.rule, self.data.images)
         smallest = smallest_input(job.config, trial, self.data.images)
@@ -142,6 +148,15 @@ class Loop:
         self.stepper.restore(saved.weights, saved.state, where)
         self.reached, self.table = saved.reached, saved.steps
         self.resumed_from = saved.reached.step
+
+    def check_validation(self) -> None:
+        """Decode the images to validate on before the first step of a run.
+
+        Raises:
+            DatasetError: too many of them cannot be read.
+        """
+        if self.validator is not None and self.reached.step == 0:
+            self.validator.decode(self.worker.rank, self.worker.world_size)
 
     def run(self) -> Trained:
         """Take the steps that are left, then publish."""
@@ -198,7 +213,8 @@ class Loop:
         if self.worker.rank == 0:
             detail = f"epoch {step.epoch}/{self.job.config.epochs}, loss {step.loss / (share.weight or 1):.3f}"
             workers = f", {self.worker.world_size} workers" if self.job.config.elastic_workers else ""
-            self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail + workers))
+            ended = step.step % self.steps_of_epoch == 0
+            self.worker.report(Progress("train", step.step, self.stepper.total, "steps", detail + workers, ended))
 
     def _advance(self, step: Step) -> None:
         """Note a step; validate, and write a checkpoint, where that is due."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -48,12 +51,28 @@ def read_init(uri: str) -> bytes:
     """Read the weights to start from: a file, or a checkpoint's folder, as `predict --weights` takes them.
 
     Raises:
-        WeightsError: nothing is there.
+        WeightsError: nothing is there, or its host cannot be reached.
     """
+    _check_reachable(uri)
     try:
         return storage.read(weights_file(storage.normalize(uri)))
     except LocationNotFoundError as error:
         raise WeightsError(f"no weights to start from at {error}") from None
+
+
+def _check_reachable(uri: str) -> None:
+    """Refuse a download from a host without an address at once; the store would try for the better part of a minute."""
+    host = urlsplit(uri).hostname if uri.startswith(("http://", "https://")) else None
+    proxied = host is not None and urlsplit(uri).scheme in getproxies() and not proxy_bypass(host)
+    if host is None or proxied:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise WeightsError(
+            f"--init {uri} has to be downloaded, and {host} cannot be reached from here ({error}): download the file on "
+            "another machine and name it with --init PATH, or train without it, with --transfer scratch"
+        ) from None
 
 
 def initialize(network: nn.Module, data: bytes, where: str) -> Initialized:

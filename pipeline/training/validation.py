@@ -7,7 +7,7 @@ no random transform is ever seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -104,6 +104,22 @@ class Validator:
         self.rows = tuple(row for score in scores for row in score.rows(self.named))
         return figures(self.rows, self.stage.tasks[-1])
 
+    def decode(self, rank: int = 0, world_size: int = 1) -> None:
+        """Decode every image of the split, each worker its share, so that a damaged one stops the run before its first step.
+
+        Raises:
+            DatasetError: more images than allowed cannot be read.
+        """
+        failures: list[Failure] = []
+        for index, item in self._batches(range(rank, len(self.shards), world_size)):
+            if isinstance(item, Failure):
+                failures.append(item)
+            elif rank == 0:
+                self._report("decode", index, world_size)
+        if rank == 0:
+            self.progress(Progress("decode", self.images, self.images))
+        self._check_readable(failures_of_workers(failures, world_size))
+
     def _scored(self, network: nn.Module, mine: range, world_size: int) -> Iterator[tuple[int, Scored]]:
         """Predict and match this worker's shards, the next one's images fetched and decoded meanwhile."""
         forward = Forward(
@@ -118,11 +134,16 @@ class Validator:
         try:
             for index, group in groupby(ahead, key=itemgetter(0)):
                 yield index, self._shard(index, (item for _, item in group), forward)
-                done = sum(len(scope.image_ids) for scope in self.truth.scopes[: index + world_size])
-                if mine.start == 0 and done < self.images:
-                    self.progress(Progress("validate", done, self.images))
+                if mine.start == 0:
+                    self._report("validate", index, world_size)
         finally:
             ahead.close()
+
+    def _report(self, stage: str, index: int, world_size: int) -> None:
+        """Report the shards that all workers have done when the first one has done shard `index`."""
+        done = sum(len(scope.image_ids) for scope in self.truth.scopes[: index + world_size])
+        if done < self.images:
+            self.progress(Progress(stage, done, self.images))
 
     def _batches(self, mine: Iterable[int]) -> Iterator[tuple[int, Batch | Failure]]:
         for index in mine:
@@ -169,12 +190,16 @@ class Validator:
                 "--learning-rate, or use --precision fp32"
             )
         failures = [failure for shard in found for failure in shard.unreadable]
-        if len(failures) > self.job.config.max_unreadable * self.images:
+        self._check_readable(failures)
+
+    def _check_readable(self, failures: Sequence[Failure]) -> None:
+        if len(failures) > self.job.config.tolerated(self.images):
             last = failures[-1]
             raise DatasetError(
                 f"{len(failures)} of the {self.images} images to validate on cannot be read, more than the "
                 f"{self.job.config.max_unreadable:.1%} of --max-unreadable; the last is image {last.image_id} "
-                f"({last.stage}): {last.message}"
+                f"({last.stage}): {last.message}; fix or remove them and ingest the dataset again, raise --max-unreadable, or "
+                "name another split with --val-split"
             )
 
 
@@ -199,6 +224,15 @@ def gathered(mine: dict[int, Scored], world_size: int) -> dict[int, Scored]:
     parts: list[dict[int, Scored]] = [{} for _ in range(world_size)]
     dist.all_gather_object(parts, mine)
     return {index: scored for part in parts for index, scored in part.items()}
+
+
+def failures_of_workers(mine: Sequence[Failure], world_size: int) -> list[Failure]:
+    """The failures of all workers. All of them must call this."""
+    if world_size == 1:
+        return list(mine)
+    parts: list[list[Failure]] = [[] for _ in range(world_size)]
+    dist.all_gather_object(parts, list(mine))
+    return [failure for part in parts for failure in part]
 
 
 def figures(rows: Iterable[dict[str, Any]], own_task: str) -> dict[str, float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from shardlens.flows.artifacts import ProgressArtifacts, category_rows, key, mean_rows, run_line
+from shardlens.flows.artifacts import ProgressArtifacts, category_rows, epoch_rows, key, mean_rows, run_line
 from shardlens.pipeline.evaluate import Evaluation
 from shardlens.pipeline.executors.base import Progress
 from shardlens.pipeline.predict import PredictReport
@@ -108,3 +110,12 @@ def test_nothing_to_do_is_all_done(client: SyncPrefectClient) -> None:
 def test_a_bar_that_was_deleted_does_not_end_the_stage(caplog: pytest.LogCaptureFixture) -> None:
     assert shows_what_is_deleted(return_state=True).is_completed()
     assert "the progress of predict cannot be shown: " in caplog.text
+
+
+def test_the_table_of_a_training_begins_with_its_epoch(tmp_path: Path) -> None:
+    losses = [{"bbox": 1.0, "classification": 2.0, "epoch": n, "loss": 3.0} for n in (1, 2)]  # sorted, as JSON has it
+    document = {"losses": losses, "validations": [{"epoch": 2, "step": 8, "AP": 0.5}]}
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    first, second = epoch_rows(str(tmp_path))
+    assert list(first) == ["epoch", "loss", "bbox", "classification", "AP"]
+    assert (first["AP"], second["AP"], second["epoch"]) == ("", 0.5, 2)

@@ -10,6 +10,7 @@ import torch
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.executors.base import Progress
 from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
 from shardlens.pipeline.networks.weights import read_checkpoint
 from shardlens.pipeline.train import TrainConfig, train
@@ -42,9 +43,27 @@ def test_the_report_and_train_json_agree(config: Make, warehouse: str) -> None:
 
 def test_a_whole_run_is_reported_not_repeated(config: Make, drawn: Path) -> None:
     first = train(config(**SEMANTIC))
-    heard: list[object] = []
+    heard: list[Progress] = []
     assert train(config(**SEMANTIC), heard.append) == first
-    assert not heard
+    assert not [progress for progress in heard if progress.stage != "prepare"]
+
+
+def test_what_is_done_before_the_first_step_is_reported_and_where_a_run_resumes(config: Make) -> None:
+    asked = config(**SEMANTIC, epochs=2, batch_size=4)
+    heard: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        heard.append(progress)
+        if progress.stage == "train" and progress.done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(asked, stop)
+    assert [p.detail.partition(" ")[0] for p in heard if p.stage == "prepare"] == ["reading", "building", "trying"]
+    assert [p.done for p in heard if p.milestone] == [4]
+    notes: list[str] = []
+    train(asked, on_note=notes.append)
+    assert notes[-1] == "run r resumes from step 4 of 8"
 
 
 def test_the_report_of_an_earlier_version_is_read(config: Make, warehouse: str) -> None:
@@ -67,8 +86,9 @@ def test_a_run_that_is_not_whole_is_trained_again(config: Make, warehouse: str, 
 
 
 def test_an_interrupted_run_is_trained_again_by_the_same_command(config: Make, warehouse: str) -> None:
-    def interrupt(progress: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "train":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(config(**SEMANTIC), interrupt)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from shardlens.pipeline.networks.weights import Checkpoint, save
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.loop import LocalWorker, Loop, fit
 from shardlens.pipeline.training.prepare import prepare
-from shardlens.pipeline.training.transfer import Transfer, backbone_of, freeze, initialize, thaw
+from shardlens.pipeline.training.transfer import Transfer, backbone_of, freeze, initialize, read_init, thaw
 
 Make = Callable[..., TrainConfig]
 UNET = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4, "learning_rate": 1e-2}
@@ -173,3 +174,12 @@ def test_a_network_without_a_backbone_has_no_factor_for_it() -> None:
 def test_settings_are_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig("d", model="unet", **given)
+
+
+def test_a_backbone_that_cannot_be_downloaded_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    begun = time.monotonic()
+    with pytest.raises(WeightsError, match=r"weights\.invalid cannot be reached.*--init PATH.*--transfer scratch"):
+        read_init("https://weights.invalid/mobilenet.pth")
+    assert time.monotonic() - begun < 10

@@ -24,11 +24,13 @@ from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.networks.weights import Checkpoint, save
 from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.train import train
 from shardlens.pipeline.training.config import TrainConfig
 from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.validation import Validator, evaluating
-from tests.training.conftest import IMAGES
+from tests.training.conftest import IMAGES, SEMANTIC
+from tests.training.test_job import change
 from tests.training.validating import validate
 
 Make = Callable[..., TrainConfig]
@@ -62,7 +64,7 @@ def test_the_figures_are_those_of_predict_and_evaluate(
     asked = job(kind)
     weights = save(network_of(asked), Checkpoint(asked.config.model, asked.options, asked.labels))
     storage.publish(f"{warehouse}/made/model.safetensors", weights)
-    network = NetworkConfig(weights=f"{warehouse}/made")
+    network = NetworkConfig(model=MODELS[kind], weights=f"{warehouse}/made")
     run = predict(PredictConfig("shapes", network=network, precision="fp32", warehouse=warehouse), LocalExecutor())
     summary = evaluate(EvaluateConfig(run.run, warehouse=warehouse), LocalExecutor()).summary()
     expected = {metric if task == own else f"{task}/{metric}": v for task, metric, v in summary if task != "images"}
@@ -142,10 +144,34 @@ def test_unreadable_images_are_told_or_count_as_missed(config: Make, warehouse: 
     asked = replace(asked, val_split=None)  # all images, as there are no splits
     whole = validator_of(asked)(network_of(asked))
     (folder / "000004.png").write_bytes(b"not an image")
-    with pytest.raises(DatasetError, match=r"1 of the 6 images to validate on.*--max-unreadable.*image 4 \(decode\)"):
-        validator_of(asked)(network_of(asked))
-    tolerant = replace(asked, config=replace(asked.config, max_unreadable=0.2))
-    assert validator_of(tolerant)(network_of(asked))["Dice"] < whole["Dice"]
+    validator_of(asked).decode()  # one may be, below 100 images
+    assert validator_of(asked)(network_of(asked))["Dice"] < whole["Dice"]
+    (folder / "000005.png").write_bytes(b"not an image")
+    for check in (lambda: validator_of(asked)(network_of(asked)), lambda: validator_of(asked).decode()):
+        with pytest.raises(
+            DatasetError, match=r"2 of the 6 images to validate on.*image 5 \(decode\).*fix or remove them"
+        ):
+            check()
+    tolerant = replace(asked, config=replace(asked.config, max_unreadable=0.4))
+    validator_of(tolerant).decode()
+    strict = replace(asked, config=replace(asked.config, max_unreadable=0.0))
+    with pytest.raises(DatasetError, match=r"more than the 0\.0% of --max-unreadable"):
+        validator_of(strict).decode()
+
+
+def test_a_truncated_validation_image_stops_the_run_before_its_first_step(
+    config: Make, warehouse: str, folder: Path
+) -> None:
+    def halved(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"split": "train" if row["image_id"] < 4 else "val"}
+
+    change(warehouse, "images", halved, "fragile")
+    for name in ("000005.png", "000006.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-200])
+    heard: list[Progress] = []
+    with pytest.raises(DatasetError, match=r"2 of the 3 images to validate on cannot be read.*--val-split"):
+        train(config(**SEMANTIC, dataset="fragile"), heard.append)
+    assert not [p for p in heard if p.stage == "train"]
 
 
 def test_progress_counts_the_images(job: Callable[..., TrainJob]) -> None:
