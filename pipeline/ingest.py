@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import partial
 from typing import Annotated, Any, get_args
 
 from cyclopts import Parameter
@@ -18,10 +19,11 @@ from shardlens.pipeline.annotations.frame import AskedFrame, Frame
 from shardlens.pipeline.annotations.inspection import deep_note, inspect
 from shardlens.pipeline.annotations.label_scheme import MaskKind, MaskOptions, scheme_of
 from shardlens.pipeline.annotations.problems import Problem
-from shardlens.pipeline.annotations.publication import Publication, counts_of, split_counts
+from shardlens.pipeline.annotations.publication import Publication, counts_of, other_images, split_counts
 from shardlens.pipeline.annotations.selection import Selection, selected
 from shardlens.pipeline.annotations.source import Format, Look, Request, Source
 from shardlens.pipeline.annotations.splits import Part
+from shardlens.pipeline.annotations.unlisted import Unlisted, with_unlisted
 from shardlens.pipeline.annotations.unread import unread_notes
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
@@ -46,12 +48,16 @@ class Places:
     format: str = "auto"
     """Format of the annotations: coco, voc, masks or none. auto: told from what lies there; the report says why."""
     strict: bool = False
-    """Take nothing in if there is any problem."""
+    """Write nothing if there is any problem; images that the annotations do not list are none."""
     warehouse: WarehouseRoot = "./warehouse"
     """URI of the tables' root."""
     frame: AskedFrame = "auto"
     """What the annotations of images with an EXIF orientation were drawn on: the upright image, as viewers show it, or the
     stored one; auto: what the sizes given with them tell, else upright. The tables are in the frame of the stored image."""
+    unlisted: Unlisted | None = None
+    """Images next to those that a COCO file lists: drop, or keep without annotations; default: drop, a schedule keeps them."""
+    match_names: bool = False
+    """Take the one file that a name of a COCO file could mean, of another case, other slashes, escapes or folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,9 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         warehouse.create()  # writes nothing here; a place that is no warehouse is reported before the work
     request = _request(config)
     format, reason = _format(config, Look(request, executor))
-    source = selected(format.reader(request, executor), config, request.images)
+    others = partial(other_images, warehouse, config.name, config.split)
+    source = with_unlisted(format.reader(request, executor), config.unlisted or "drop", others)
+    source = selected(source, config, request.images)
     for kind, text in request.catalog.problems:
         source.problems.one(kind, text)
     inspected = inspect(source, executor, progress)
@@ -165,6 +173,7 @@ def _request(config: IngestConfig) -> Request:
         config.mask_pattern,
         scheme_of(config),
         Catalog(config.follow_links),
+        config.match_names,
     )
 
 
@@ -234,7 +243,10 @@ def refresh(
 ) -> list[IngestReport]:
     """Repeat the ingests that a dataset is made of; where nothing changed, its version stays.
 
+    Images that are new in the folder of a COCO file, which does not list them, are kept unless the ingest dropped them.
+
     Raises:
         ShardlensError: see `sources` and `shardlens.pipeline.ingest.ingest`.
     """
-    return [ingest(config, executor, progress) for config in sources(warehouse, name)]
+    configs = [replace(config, unlisted=config.unlisted or "keep") for config in sources(warehouse, name)]
+    return [ingest(config, executor, progress) for config in configs]

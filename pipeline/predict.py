@@ -24,7 +24,7 @@ from shardlens.pipeline.networks.precision import PRECISIONS, resolve_precision
 from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
 from shardlens.pipeline.storage.uris import normalize
 from shardlens.pipeline.warehouse import runs
-from shardlens.pipeline.warehouse.datasets import Dataset
+from shardlens.pipeline.warehouse.datasets import Dataset, require_images
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
 from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import digest
@@ -157,6 +157,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
     inference = resolve_plan(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)
+    require_images(shards.images, dataset.name)
     policy = DecodePolicy(
         max_pixels=config.max_pixels,
         scale=config.decode_scale,

@@ -12,9 +12,9 @@ import pytest
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, DatasetError, StorageError
 from shardlens.pipeline.executors.base import Progress
-from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.ingest import IngestConfig, ingest, refresh
 from shardlens.pipeline.warehouse import tables
-from shardlens.pipeline.warehouse.datasets import Dataset, list_datasets
+from shardlens.pipeline.warehouse.datasets import Dataset, annotated, list_datasets, require_images
 from shardlens.pipeline.warehouse.layout import Warehouse
 from tests.annotations.tiny import Here, box, coco, image, jpeg, png, put, put_coco, rows, take, voc_object, xml
 from tests.conftest import Bucket
@@ -143,7 +143,8 @@ def test_strict_writes_nothing_and_lists_the_problems(tmp_path: Path, images: st
         take(tmp_path, images, bad, strict=True)
     assert not (tmp_path / "warehouse").exists()
     report, _ = take(tmp_path, images, bad)
-    assert [problem.kind for problem in report.problems] == ["missing-image", "degenerate-box", "box-outside-image"]
+    kinds = [problem.kind for problem in report.problems]
+    assert kinds == ["missing-image", "degenerate-box", "box-outside-image", "unlisted-image"]
     assert take(tmp_path, images, strict=True, name="plain")[0].problems == ()
 
 
@@ -159,7 +160,10 @@ def test_a_report_reads_well_and_is_json(tmp_path: Path, images: str) -> None:
         "degenerate-box: 8 (a box without width or height; kept)",
     ]
     assert lines[5] == "    annotation 0 of a.jpg: [0.0, 0.0, -1.0, 5.0]"
-    assert lines[-1] == "    ... and 3 more"
+    assert lines[10] == "    ... and 3 more"
+    assert lines[11].startswith(
+        "unlisted-image: 3 (an image that the annotations do not list; left out, or with --unlisted"
+    )
     assert json.loads(json.dumps(asdict(report)))["problems"][0]["count"] == 8
     clean, _ = take(tmp_path, images, name="plain")
     assert str(clean).endswith("no problems found")
@@ -259,3 +263,63 @@ def test_images_annotations_and_warehouse_in_a_store(
         (f"{root}/in/empty.jpg", None, ["unreadable-image"]),
     ]
     assert report.annotations == dataset.annotations.num_rows == 1
+
+
+def test_unlisted_images_are_counted_and_kept_on_request(tmp_path: Path, images: str, train: str) -> None:
+    report, dataset = take(tmp_path, images, train)
+    assert [(problem.kind, problem.count, problem.examples) for problem in report.problems] == [
+        ("unlisted-image", 2, ("c.jpg", "d.jpg"))
+    ]
+    assert take(tmp_path, images, train, strict=True)[1].version == dataset.version
+    report, dataset = take(tmp_path, images, train, unlisted="keep")
+    assert rows(dataset.images, "image_id", "file_name", "width", "flags") == [
+        (1, "a.jpg", 64, []),
+        (2, "b.jpg", 64, []),
+        (3, "c.jpg", 64, ["unlisted-image"]),
+        (4, "d.jpg", 64, ["unlisted-image"]),
+    ]
+    assert annotated(dataset.images)["image_id"].to_pylist() == [1, 2]
+
+
+def test_what_another_split_lists_is_not_unlisted(tmp_path: Path, images: str, train: str, val: str) -> None:
+    take(tmp_path, images, train, split="train", unlisted="keep")
+    report, dataset = take(tmp_path, images, val, split="val")
+    assert rows(dataset.images, "image_id", "file_name", "split") == [
+        (1, "a.jpg", "train"),
+        (2, "b.jpg", "train"),
+        (3, "c.jpg", "val"),
+        (4, "d.jpg", "train"),
+    ]
+    assert [(problem.kind, problem.examples) for problem in report.problems] == [("unlisted-image", ("d.jpg",))]
+    reports = refresh(str(tmp_path / "warehouse"), "set", Here())
+    again = Dataset.open(Warehouse(str(tmp_path / "warehouse")), "set")
+    assert sorted(again.images["file_name"].to_pylist()) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert sum(problem.count for report in reports for problem in report.problems) == 2
+
+
+def test_the_schedule_keeps_new_images_that_are_not_listed(tmp_path: Path, images: str) -> None:
+    listed = coco([image(i, f"{name}.jpg") for i, name in enumerate("abcd", 1)], [box(1, 1)])
+    _, before = take(tmp_path, images, put_coco(tmp_path, listed))
+    root = str(tmp_path / "warehouse")
+    assert refresh(root, "set", Here())[0].version == before.version
+    put(Path(images), {"e.jpg": jpeg(9)})
+    assert refresh(root, "set", Here())[0].images == 5
+    take(tmp_path, images, put_coco(tmp_path, listed), unlisted="drop")
+    assert refresh(root, "set", Here())[0].version == before.version
+
+
+def test_text_ids_of_one_split_and_numbers_of_another(tmp_path: Path, images: str) -> None:
+    first = put_coco(tmp_path, coco([image("x", "a.jpg")], [box("n", "x")]), "first.json")
+    second = put_coco(tmp_path, coco([image(7, "b.jpg")], [box(9, 7)]), "second.json")
+    take(tmp_path, images, first, split="train")
+    _, dataset = take(tmp_path, images, second, split="val")
+    assert rows(dataset.images, "image_id", "source_id") == [(1, "x"), (7, None)]
+    assert rows(dataset.annotations, "annotation_id", "source_id") == [(1, "n"), (9, None)]
+
+
+def test_a_dataset_of_absent_images_is_for_results_made_elsewhere(tmp_path: Path) -> None:
+    where = put_coco(tmp_path, coco([image(1, "a.jpg"), image(2, "b.jpg")], [box(1, 1)]))
+    report, dataset = take(tmp_path, str(tmp_path / "nowhere"), where)
+    assert "no-images: 1 (not one image is there; results made elsewhere can be imported and scored" in str(report)
+    with pytest.raises(DatasetError, match=r"none of the 2 images of dataset set was there when it was ingested"):
+        require_images(dataset.images, "set")

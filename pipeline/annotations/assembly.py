@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from shardlens.pipeline.annotations.frame import (
     from_upright,
     upright_sizes,
 )
-from shardlens.pipeline.annotations.inspection import Inspected
+from shardlens.pipeline.annotations.inspection import Fault, Inspected
 from shardlens.pipeline.annotations.problems import Flags, Problems
 from shardlens.pipeline.annotations.source import Source
 from shardlens.pipeline.errors import DatasetError
@@ -67,6 +67,8 @@ def assemble(source: Source, inspected: list[Inspected], problems: Problems, fra
     turns = _orientations(inspected) if frame == "upright" else np.ones(len(header), np.int64)
     seen = upright_sizes(turns, header)
     told = _told(source, inspected)
+    if "no-images" in problems.counts:
+        header = seen = told  # what predictions of absent images are measured by
     _check_sizes(source, seen, told, flags, problems)
     _check_names(source, flags, problems)
     images = _images(source, header, flags)
@@ -106,13 +108,12 @@ def _take_faults(source: Source, inspected: list[Inspected], flags: Flags, probl
     faults = [fault for batch in inspected for fault in batch.faults]
     known = set(flags.rows("missing-image").tolist())
     faults = [fault for fault in faults if not (fault[1] == "missing-image" and fault[0] in known)]
+    names = source.images["file_name"]
+    faults = [(row, kind, text + source.hints.get(names[row].as_py(), "")) for row, kind, text in faults]
     unread = [text for _, kind, text in faults if kind in {"missing-image", "unreadable-image"}]
     if len(unread) + len(known) == source.images.num_rows:
         first = unread[0] if unread else source.images["file_name"][0].as_py()
-        raise DatasetError(
-            f"none of the {source.images.num_rows} images could be read (the first: {first}): "
-            "see that --images names the folder, prefix or tar that the file names start from"
-        )
+        _check_absence(source, faults, first, problems)
     damaged = [text for _, kind, text in faults if kind == "unreadable-annotation"]
     if damaged and len(damaged) == source.images["sidecar_uri"].is_valid().to_numpy().sum():
         raise DatasetError(f"none of the {len(damaged)} annotation files could be read; the first: {damaged[0]}")
@@ -120,6 +121,18 @@ def _take_faults(source: Source, inspected: list[Inspected], flags: Flags, probl
         rows, texts = zip(*[(row, text) for row, found, text in faults if found == kind], strict=True)
         flags.mark(kind, np.array(rows))
         problems.add(kind, len(rows), texts)
+
+
+def _check_absence(source: Source, faults: Sequence[Fault], first: str, problems: Problems) -> None:
+    """Of a format that lists the images itself all may be absent, so that results made elsewhere can be scored."""
+    is_absent = source.has_ids and all(kind == "missing-image" for _, kind, _ in faults)
+    if is_absent and not source.hints:
+        problems.one("no-images", f"none of the {source.images.num_rows} images is there (the first: {first})")
+        return
+    raise DatasetError(
+        f"none of the {source.images.num_rows} images could be read (the first: {first}): "
+        "check that --images names the folder, prefix or tar that the file names start from"
+    )
 
 
 def _told(source: Source, inspected: list[Inspected]) -> Sizes:
@@ -159,7 +172,8 @@ def _images(source: Source, header: Sizes, flags: Flags) -> pa.Table:
     sides = [pa.array(header[:, side], pa.int32(), mask=header[:, side] < 0) for side in (0, 1)]
     given = {name: listed[name] for name in ("file_name", "uri", "offset", "length", "split")}
     columns = {**given, "image_id": ids, "width": sides[0], "height": sides[1], "flags": flags.column()}
-    return pa.table([columns[field.name] for field in tables.IMAGES], schema=tables.IMAGES)
+    table = pa.table([columns[field.name] for field in tables.IMAGES], schema=tables.IMAGES)
+    return tables.without_empty(table.append_column(tables.SOURCE_ID, listed["source_id"]), tables.SOURCE_ID.name)
 
 
 def _collect(source: Source, images: pa.Table, inspected: list[Inspected]) -> pa.Table:
@@ -180,14 +194,14 @@ def _finish(annotations: pa.Table, images: pa.Table, sizes: Sizes, problems: Pro
     drawn, areas = _draw(annotations, own_sizes, flags)
     spot = _describer(annotations, images, rows)
     _check_boxes(annotations, own_sizes, flags, problems, spot)
-    for kind in ("bad-mask", "mask-of-another-size", "unreadable-box"):
-        found = flags.rows(kind)
-        problems.add(kind, len(found), (spot(int(row)) for row in found))
+    for kind in ("bad-mask", "mask-of-another-size", "unreadable-box", "bad-polygon"):
+        rows_of_kind = flags.rows(kind)
+        problems.add(kind, len(rows_of_kind), (spot(int(row)) for row in rows_of_kind))
     box = _box_columns(annotations)
     areas = np.where(np.isnan(areas), box[:, 2] * box[:, 3], areas)
     new = {"segmentation": drawn, "flags": flags.column(), "area": pa.array(areas, from_pandas=True)}
-    columns = [new.get(field.name, annotations[field.name]) for field in tables.ANNOTATIONS]
-    return pa.table(columns, schema=tables.ANNOTATIONS)
+    columns = [new.get(field.name, annotations[field.name]) for field in annotations.schema]
+    return pa.table(columns, schema=annotations.schema)
 
 
 def _flag_owners(images: pa.Table, annotations: pa.Table, kind: str) -> pa.Table:
@@ -211,9 +225,10 @@ def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.Chunked
         for i, polygons in enumerate(part["polygons"].to_pylist()):
             width, height = sizes[first + i].tolist()
             if polygons and min(width, height) > 0:
-                found[i] = _rasterized(polygons, height, width)
-                if found[i] is None:
-                    flags.mark("bad-mask", np.array([first + i]))
+                valid = masks.drawable(polygons)
+                found[i] = _rasterized(valid, height, width) if valid else None
+                if len(valid) < len(polygons):
+                    flags.mark("bad-polygon" if valid else "bad-mask", np.array([first + i]))
             rle = found[i]
             if rle is not None and width > 0 and rle["size"] != [height, width]:
                 flags.mark("mask-of-another-size", np.array([first + i]))
@@ -223,11 +238,8 @@ def _draw(annotations: pa.Table, sizes: Sizes, flags: Flags) -> tuple[pa.Chunked
     return pa.chunked_array(drawn, tables.RLE), areas
 
 
-def _rasterized(polygons: list[list[float]], height: int, width: int) -> dict[str, Any] | None:
-    try:
-        return {"size": [height, width], "counts": masks.from_polygons(polygons, height, width).counts}
-    except DatasetError:
-        return None
+def _rasterized(polygons: Sequence[Sequence[float]], height: int, width: int) -> dict[str, Any]:
+    return {"size": [height, width], "counts": masks.from_polygons(polygons, height, width).counts}
 
 
 def _box_columns(annotations: pa.Table) -> Floats:

@@ -33,6 +33,8 @@ class ById:
     """Rows carry `category_id`; `categories` says the names."""
 
     categories: pa.Table
+    keeps_names: bool = False
+    """Whether rows without an id keep the name that they carry."""
 
     def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
         """Fill `category`; an id that is not listed becomes the category's name, without id."""
@@ -40,6 +42,8 @@ class ById:
         place = pc.index_in(ids, value_set=self.categories["category_id"].combine_chunks())
         names = self.categories["name"].combine_chunks().take(place)
         unknown = pc.and_(pc.is_valid(ids), pc.is_null(place))
+        if self.keeps_names:
+            names = pc.coalesce(names, annotations["category"].combine_chunks())
         names = pc.if_else(unknown, pc.cast(ids, pa.string()), names)
         return _settled(
             annotations,

@@ -5,24 +5,28 @@ Format: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shardlens.pipeline import masks, storage
-from shardlens.pipeline.annotations import json_stream, places
+from shardlens.pipeline.annotations import json_stream
 from shardlens.pipeline.annotations.categories import ById
 from shardlens.pipeline.annotations.coco_document import Document
+from shardlens.pipeline.annotations.coco_ids import NO_ID, TEXT, own_ids
+from shardlens.pipeline.annotations.coco_images import place
 from shardlens.pipeline.annotations.problems import Flags, Problems
-from shardlens.pipeline.annotations.source import LISTED, Format, Look, Request, RowBuffer, Source
+from shardlens.pipeline.annotations.source import Format, Look, Request, Source
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
 
-Locate = Callable[[str], tuple[places.Place, bool]]
-"""file_name -> place, and whether it is there for all that is known."""
+COUNTED = ("unreadable-flag", "unreadable-area", "unreadable-id")
+"""Flags of annotations that are counted here; the others when masks are drawn and boxes checked."""
 
 
 def read(request: Request, executor: Executor) -> Source:
@@ -32,15 +36,26 @@ def read(request: Request, executor: Executor) -> Source:
         raise ConfigError("the format coco needs the URI of an instances JSON file: give it with --annotations")
     if request.classes:
         raise ConfigError(f"{where} names its own categories: leave --classes out with the format coco")
-    document = Document(where, request.split)
+    problems = Problems()
+    document = Document(where, problems)
     for key, index, item in json_stream.items(json_stream.text_of(storage.read(where), where), where):
         document.take(key, index, item)
     document.check()
-    problems = Problems()
-    images = _placed(document, _locator(request, document.file_names, executor), problems)
-    annotations = _attached(document.annotations.table(), images, problems)
-    categorize = ById(document.categories.table())
-    return Source(images, annotations, categorize, has_ids=True, has_category_ids=True, problems=problems)
+    numbers = document.image_ids.settle([entry.number for entry in document.images])
+    placed = place(document, numbers, request, executor, problems)
+    images = placed.images if "annotations" in document.seen else _without_truth(placed.images, where, problems)
+    annotations = _attached(document, document.annotations.table(), images, problems)
+    categories, annotations = _categorized(document, annotations, problems)
+    return Source(
+        images,
+        annotations,
+        ById(categories, keeps_names=True),
+        has_ids=True,
+        has_category_ids=True,
+        problems=problems,
+        hints=placed.hints,
+        unlisted=placed.unlisted,
+    )
 
 
 def recognizes(look: Look) -> str | None:
@@ -51,87 +66,106 @@ def recognizes(look: Look) -> str | None:
 FORMAT = Format("coco", read, recognizes)
 
 
-def _locator(request: Request, file_names: list[str], executor: Executor) -> Locate:
-    """Say how file names become places: below a folder without asking for them, in tars by their members."""
-    root = request.images
-    inside = [root] if places.is_tar(root) else []
-    first = next((uri for name in file_names if (uri := places.below(root, name))), None)
-    if not inside and first is not None and not storage.exists(first):
-        inside = [storage.join(root, name) for name in storage.children(root) if name.endswith(".tar")]
-    if not inside:
-        return lambda file_name: ((places.below(root, file_name) or "", None, None), True)
-    members = request.catalog.files(root, executor)
-
-    def find(file_name: str) -> tuple[places.Place, bool]:
-        place = members.find(file_name)
-        return place or (f"{root}/{file_name}", None, None), place is not None
-
-    return find
+def _without_truth(images: pa.Table, where: str, problems: Problems) -> pa.Table:
+    """Flag all images of a file that has no annotations, such as COCO's image_info files."""
+    problems.add("image-without-annotation", images.num_rows, [f"{where} has no key 'annotations'"])
+    flags = Flags(images["flags"])
+    flags.mark("image-without-annotation", np.ones(images.num_rows, dtype=bool))
+    return _set(images, "flags", flags.column())
 
 
-def _placed(document: Document, locate: Locate, problems: Problems) -> pa.Table:
-    """Make the table of images; one that leads out of the root, or repeats another entry, is refused."""
-    images = RowBuffer(LISTED)
-    taken: dict[int, str] = {}
-    fresh = max(document.image_ids) + 1
-    for number, name, (width, height) in zip(document.image_ids, document.file_names, document.sizes, strict=True):
-        flags = []
-        if places.below("", name) is None:
-            problems.one("outside-root", f"image {number}: file_name {name!r}")
-            continue
-        if taken.get(number) == name:
-            problems.one("repeated-image", f"image {number}: {name}")
-            continue
-        image_id = number
-        if number in taken:
-            image_id, fresh = fresh, fresh + 1
-            flags.append("duplicate-image-id")
-            problems.one("duplicate-image-id", f"id {number} of {taken[number]} again for {name}, kept as {image_id}")
-        taken[image_id] = name
-        (uri, offset, length), there = locate(name)
-        if not there:
-            flags.append("missing-image")
-            problems.one("missing-image", f"image {image_id}: {name} is no member of the tars")
-        row = {"image_id": image_id, "file_name": name, "uri": uri, "offset": offset, "length": length, "flags": flags}
-        images.add({**row, "width": width, "height": height, "split": document.split})
-    return images.table()
+def _categorized(document: Document, annotations: pa.Table, problems: Problems) -> tuple[pa.Table, pa.Table]:
+    """The categories, and the annotations with their ids; those of a file that lists none are named after the ids."""
+    ids = annotations["category_id"].to_numpy()
+    if not document.categories:
+        used = [number for number in np.unique(ids).tolist() if number != NO_ID]
+        for number in sorted(used, key=lambda number: (number <= TEXT, -number if number <= TEXT else number)):
+            text = document.category_ids.text(number)
+            row = {"name": text if number <= TEXT else f"class {text}", "source_id": text if number <= TEXT else None}
+            document.categories[number] = row
+            problems.one("unnamed-category", f"{document.where} lists no categories; {text} is {row['name']!r}")
+    numbers = document.category_ids.settle(list(document.categories))
+    table = document.category_table(numbers)
+    _check_names(table, problems)
+    stuff = [i for i, stands in zip(numbers, document.categories, strict=True) if stands in document.stuff]
+    settled = document.category_ids.refer(ids)
+    flags, lost = Flags(annotations["flags"]), settled <= NO_ID
+    if lost.any():
+        texts = np.array([document.category_ids.text(number) for number in settled[lost].tolist()], dtype=object)
+        names = pa.array([None if text == "(none)" else text for text in texts], pa.string())
+        place = np.full(len(lost), -1)
+        place[lost] = np.arange(lost.sum())
+        annotations = _set(annotations, "category", names.take(pa.array(place, mask=~lost)))
+        own = annotations["annotation_id"]
+        flags.report(
+            "unknown-category", lost, problems, lambda row: f"annotation {own[row]}: category {texts[place[row]]}"
+        )
+        annotations = _set(annotations, "flags", flags.column())
+    annotations = _set(annotations, "category_id", pa.array(settled, mask=lost))
+    return table, _as_regions(annotations, np.isin(settled, stuff))
 
 
-def _attached(annotations: pa.Table, images: pa.Table, problems: Problems) -> pa.Table:
+def _as_regions(annotations: pa.Table, is_stuff: npt.NDArray[np.bool_]) -> pa.Table:
+    """Masks of what the file calls no thing are regions."""
+    if not is_stuff.any():
+        return annotations
+    regions = pc.and_(pc.equal(annotations["kind"], "instance"), pa.array(is_stuff))
+    return _set(annotations, "kind", pc.if_else(regions, "region", annotations["kind"]))
+
+
+def _check_names(categories: pa.Table, problems: Problems) -> None:
+    by_name: dict[str, list[int]] = {}
+    for number, name in zip(categories["category_id"].to_pylist(), categories["name"].to_pylist(), strict=True):
+        by_name.setdefault(name, []).append(number)
+    again = [f"{name!r} is {' and '.join(map(str, ids))}" for name, ids in by_name.items() if len(ids) > 1]
+    problems.add("duplicate-category-name", len(again), again)
+
+
+def _attached(document: Document, annotations: pa.Table, images: pa.Table, problems: Problems) -> pa.Table:
     """Keep the annotations of listed images, each under an id of its own."""
-    known = np.isin(annotations["image_id"].to_numpy(), images["image_id"].to_numpy())
-    if known.all():
-        return _unique_ids(annotations, problems)
-    lost = annotations.filter(pa.array(~known)).select(["annotation_id", "image_id"])
-    ids, owners = lost["annotation_id"], lost["image_id"]
+    owners = document.image_ids.refer(annotations["image_id"].to_numpy())
+    known = np.isin(owners, images["image_id"].to_numpy())
+    lost, spots = np.flatnonzero(~known), annotations["annotation_id"]
     problems.add(
         "unknown-image",
-        lost.num_rows,
-        (f"annotation {i} of image {owner}" for i, owner in zip(ids, owners, strict=True)),
+        len(lost),
+        (
+            f"annotation {_spot(spots[row].as_py())} of image {document.image_ids.text(int(owners[row]))}"
+            for row in lost
+        ),
     )
-    return _unique_ids(annotations.filter(pa.array(known)), problems)
+    annotations = _unique_ids(_set(annotations, "image_id", pa.array(owners)).filter(pa.array(known)), problems)
+    flags, ids = Flags(annotations["flags"]), annotations["annotation_id"]
+    for kind in COUNTED:
+        rows = flags.rows(kind)
+        problems.add(kind, len(rows), (f"annotation {ids[int(row)]}" for row in rows))
+    return tables.without_empty(annotations, tables.SOURCE_ID.name)
+
+
+def _spot(number: int) -> str:
+    return "(no number)" if number == NO_ID else str(number)
 
 
 def _unique_ids(annotations: pa.Table, problems: Problems) -> pa.Table:
-    ids = annotations["annotation_id"].to_numpy().copy()
-    _, first = np.unique(ids, return_index=True)
-    again = np.ones(len(ids), dtype=bool)
-    again[first] = False
-    if not again.any():
+    old = annotations["annotation_id"].to_numpy()
+    ids, twice = own_ids(old, annotations["source_id"].to_pylist() if (old == NO_ID).any() else [])
+    if (ids == old).all():
         return annotations
     flags = Flags(annotations["flags"])
-    old = ids.copy()
-    ids[again] = ids.max() + 1 + np.arange(again.sum())
-    flags.report("duplicate-annotation-id", again, problems, lambda row: f"annotation {old[row]}, kept as {ids[row]}")
-    columns = annotations.schema.names
-    renamed = annotations.set_column(0, tables.ANNOTATIONS.field("annotation_id"), pa.array(ids))
-    return renamed.set_column(columns.index("flags"), tables.ANNOTATIONS.field("flags"), flags.column())
+    flags.report("duplicate-annotation-id", twice, problems, lambda row: f"annotation {old[row]}, kept as {ids[row]}")
+    return _set(_set(annotations, "annotation_id", pa.array(ids)), "flags", flags.column())
+
+
+def _set(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    place = table.schema.names.index(name)
+    return table.set_column(place, table.schema.field(place), column)
 
 
 def to_coco(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a row of the annotations table back into a COCO annotation; `read` gives the same row again.
 
-    A crowd's RLE becomes a list of run lengths as in COCO's own files, another RLE compressed text.
+    A crowd's RLE becomes a list of run lengths as in COCO's own files, another RLE compressed text. COCO has no word for
+    the kind of a mask: a region says so in a key of its own.
     """
     box = row["bbox"]
     coco = {
@@ -143,7 +177,8 @@ def to_coco(row: Mapping[str, Any]) -> dict[str, Any]:
         "iscrowd": int(row["iscrowd"]),
         "segmentation": _to_segmentation(row),
     }
-    return {**coco, "ignore": 1} if row["ignore"] else coco
+    kind = {"kind": "region"} if row["kind"] == "region" else {}
+    return {**coco, **kind, "ignore": 1} if row["ignore"] else {**coco, **kind}
 
 
 def _to_segmentation(row: Mapping[str, Any]) -> list[list[float]] | dict[str, Any]:

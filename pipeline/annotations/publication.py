@@ -16,6 +16,7 @@ from shardlens.pipeline.annotations.assembly import Assembled
 from shardlens.pipeline.annotations.duplicates import Twins, latest_digests
 from shardlens.pipeline.annotations.problems import Problem, Problems
 from shardlens.pipeline.annotations.splits import Part, merge, of_splits
+from shardlens.pipeline.annotations.unlisted import FLAG, apart, without_listed
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
@@ -35,7 +36,7 @@ class Publication:
     """Rows of `duplicates.DIGESTS`."""
     problems: Problems
     strict: bool = False
-    """Write nothing if there is any problem."""
+    """Write nothing if there is any problem; images that the annotations do not list are none."""
 
     def into_latest(self, record: dict[str, Any], executor: Executor) -> tuple[str, Assembled, tuple[Problem, ...]]:
         """Merge and publish, with `record` among the dataset's sources; again, if another ingest published a version meanwhile.
@@ -50,13 +51,15 @@ class Publication:
         while True:
             pointer = latest(self.warehouse, name)
             others = list(_kept(self.warehouse, name, record, pointer))
-            merged = merge([*(kept for kept, _ in others), self.part])
+            kept = [without_listed(part, self.part.content.images) for part, _ in others]
+            merged = merge([each for part in (*kept, self.part) for each in apart(part)])
             digests = latest_digests([*_digests_of(self.warehouse, name, pointer), self.digests])
             problems = (*self.problems.found(), *_leaks(merged, digests, executor))
-            if self.strict and problems:
-                raise DatasetError(_refusal(record["images"], problems))
+            faults = tuple(problem for problem in problems if problem.kind != FLAG)
+            if self.strict and faults:
+                raise DatasetError(_refusal(record["images"], faults))
             self.warehouse.create()
-            records = [*(kept for _, kept in others), {**record, "problems": [asdict(each) for each in problems]}]
+            records = [*(old for _, old in others), {**record, "problems": [asdict(each) for each in problems]}]
             records.sort(key=lambda each: [split or "" for split in each["splits"]])
             version = write_version(self.warehouse, name, merged, records, digests)
             if advance(self.warehouse, name, pointer, version):
@@ -86,6 +89,16 @@ def _refusal(images: str, problems: tuple[Problem, ...]) -> str:
         f"{images}: {len(problems)} kinds of problems were found and --strict was given, so nothing was written; "
         f"fix them or leave --strict out\n{listed}"
     )
+
+
+def other_images(warehouse: Warehouse, name: str, split: str | None) -> pa.Table | None:
+    """Images of the dataset's splits other than `split`; None if there is no such dataset."""
+    pointer = latest(warehouse, name)
+    if pointer is None:
+        return None
+    images = Dataset.open(warehouse, name, version_of(warehouse, name, pointer)).images
+    other = pc.is_valid(images["split"]) if split is None else pc.fill_null(pc.not_equal(images["split"], split), True)
+    return images.filter(other)
 
 
 def _kept(

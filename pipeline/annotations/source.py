@@ -30,6 +30,7 @@ LISTED = pa.schema(
         ("sidecar_uri", pa.string()),  # the image's own annotation file; null = none
         ("sidecar_offset", pa.int64()),
         ("sidecar_length", pa.int64()),
+        tables.SOURCE_ID,
     ]
 )
 """Images as a reader lists them, before their headers are read."""
@@ -55,6 +56,8 @@ class Request:
     """What the values of mask pixels stand for."""
     catalog: Catalog = field(default_factory=Catalog, compare=False)
     """Lists the places, each once."""
+    match_names: bool = False
+    """Take the one file that a name could mean where no file is named so exactly."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,10 @@ class Source:
     has_category_ids: bool = False
     """Whether category ids are the format's own."""
     problems: Problems = field(default_factory=Problems)
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """file_name of an image -> what it could mean, for the message if the image is missing."""
+    unlisted: pa.Table | None = None
+    """Rows of `LISTED` without ids: images that lie there and that the annotations do not list."""
 
 
 class Reader(Protocol):
@@ -153,6 +160,11 @@ class RowBuffer:
     chunk: int = 16384
     _rows: list[Mapping[str, Any]] = field(default_factory=list)
     _packed: list[pa.Table] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows taken so far."""
+        return sum(int(table.num_rows) for table in self._packed) + len(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take one row; columns absent from it are null."""

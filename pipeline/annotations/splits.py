@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline.annotations.assembly import Assembled, by_ids
-from shardlens.pipeline.annotations.frame import COLUMN, is_turned
+from shardlens.pipeline.annotations.frame import COLUMN
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
 
@@ -60,7 +60,7 @@ def merge(parts: Sequence[Part]) -> Assembled:
     contents = [*(part.content for part in given), *counted]
     return Assembled(
         by_ids(_joined([content.images for content in contents]), "image_id"),
-        by_ids(pa.concat_tables([content.annotations for content in contents]), "image_id", "annotation_id"),
+        by_ids(_joined([content.annotations for content in contents]), "image_id", "annotation_id"),
         categories,
     )
 
@@ -98,7 +98,7 @@ def _counted(parts: Sequence[Part], given: Sequence[Part]) -> list[Assembled]:
     owners, old = images["part"].to_numpy(), images["image_id"].to_numpy()
     new = first["image"] + np.arange(images.num_rows)
     owned = [_owned(part.content.annotations, old[owners == i], new[owners == i]) for i, part in enumerate(parts)]
-    annotations = by_ids(pa.concat_tables(owned), "image_id", "annotation_id")
+    annotations = by_ids(_joined(owned), "image_id", "annotation_id")
     ids = pa.array(first["annotation"] + np.arange(annotations.num_rows))
     annotations = _set(annotations, "annotation_id", ids)
     images = _set(images.drop_columns(["part"]), "image_id", pa.array(new))
@@ -112,11 +112,12 @@ def _owned(annotations: pa.Table, old: npt.NDArray[np.int64], new: npt.NDArray[n
     return _set(annotations, "image_id", pa.array(new[order][places]))
 
 
-def _joined(images: Sequence[pa.Table]) -> pa.Table:
-    """Tables of images as one; the column `orientation` is there where annotations of any of them were turned."""
-    joined = pa.concat_tables(images, promote_options="default")
-    turned = is_turned(joined) and joined[COLUMN.name].null_count < joined.num_rows
-    return joined if turned or not is_turned(joined) else joined.drop_columns([COLUMN.name])
+def _joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Tables as one; a column that only some of them have is null in the others, and one that is empty is left out."""
+    joined = pa.concat_tables(parts, promote_options="default")
+    for name in {COLUMN.name, tables.SOURCE_ID.name} & set(joined.schema.names):
+        joined = tables.without_empty(joined, name)
+    return joined
 
 
 def _set(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -134,7 +135,9 @@ def _categories(parts: Sequence[Part]) -> pa.Table:
     names = {name for part in parts if not part.has_category_ids for name in _used(part)} - named
     first = max(rows, default=0) + 1
     counted = [{"category_id": first + i, "name": name} for i, name in enumerate(sorted(names))]
-    return tables.from_rows([*(rows[number] for number in sorted(rows)), *counted], tables.CATEGORIES)
+    schema = tables.CATEGORIES.append(tables.SOURCE_ID)
+    joined = tables.from_rows([*(rows[number] for number in sorted(rows)), *counted], schema)
+    return tables.without_empty(joined, tables.SOURCE_ID.name)
 
 
 def _used(part: Part) -> list[str]:

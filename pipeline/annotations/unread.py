@@ -13,6 +13,7 @@ from shardlens.pipeline.annotations.first_bytes import DECODED
 from shardlens.pipeline.annotations.mask_layout import folders_hold_masks
 from shardlens.pipeline.annotations.places import IMAGE_SUFFIXES, Listing, Place, is_tar
 from shardlens.pipeline.annotations.source import Request, Source
+from shardlens.pipeline.errors import LocationNotFoundError
 from shardlens.pipeline.executors.base import Executor
 
 PEEK = 1 << 16
@@ -29,7 +30,10 @@ def unread_notes(request: Request, source: Source, executor: Executor) -> Iterat
     for uri, offset, sidecar, at in zip(*columns, strict=True):
         used |= {(uri, offset), (sidecar, at)}
     for root in _roots(request, source):
-        files = request.catalog.files(root, executor)
+        try:
+            files = request.catalog.files(root, executor)
+        except LocationNotFoundError:  # of a file whose images are all absent
+            continue
         left = [(name, place) for name, place in zip(files.names, files.places, strict=True) if place[:2] not in used]
         used |= {place[:2] for _, place in left}
         if left:

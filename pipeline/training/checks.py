@@ -12,7 +12,7 @@ from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.metrics.tasks import metric_names
 from shardlens.pipeline.training.config import SEMANTIC_LOSSES, TrainConfig
 from shardlens.pipeline.training.truth import Truth, readable, select
-from shardlens.pipeline.warehouse.datasets import annotated
+from shardlens.pipeline.warehouse.datasets import annotated, require_images
 
 VALIDATED_BY_DEFAULT = ("val", "test")
 LEFT_ALONE = ("patience", "best_metric", "ema", "backbone_factor", "multi_scale")
@@ -149,6 +149,7 @@ def check_readable(config: TrainConfig, images: pa.Table, aim: str) -> None:
     Raises:
         DatasetError: there are too many; the message names the last one.
     """
+    require_images(images, config.dataset)
     unknown = images.filter(pc.is_null(images["width"])).select(["image_id", "file_name"]).to_pylist()
     if len(unknown) > config.tolerated(images.num_rows):
         raise DatasetError(

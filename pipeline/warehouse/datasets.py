@@ -88,6 +88,24 @@ def annotated(images: pa.Table) -> pa.Table:
     return images.filter(pa.array(kept)).combine_chunks()
 
 
+def require_images(images: pa.Table, dataset: str) -> None:
+    """Make sure that not all of the images were missing when they were ingested.
+
+    Args:
+        images: rows of `tables.IMAGES`, one or more.
+
+    Raises:
+        DatasetError: none was there.
+    """
+    missing = pc.sum(pc.equal(pc.list_flatten(images["flags"]), "missing-image")).as_py() or 0
+    if missing == images.num_rows:
+        raise DatasetError(
+            f"none of the {missing} images of dataset {dataset} was there when it was ingested (the first: "
+            f"{images['uri'][0]}): results made elsewhere can be imported and scored; to predict or train, ingest it "
+            "again with --images at the images"
+        )
+
+
 def latest(warehouse: Warehouse, name: str) -> bytes | None:
     """Return the document that points to a dataset's latest version, as it is stored; None if there is no such dataset."""
     uri = storage.join(warehouse.dataset(name), "latest.json")

@@ -18,6 +18,9 @@ BBOX = pa.struct([(side, pa.float64()) for side in ("x", "y", "width", "height")
 RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())])
 """A mask as compressed COCO run-length encoding: size = [height, width]."""
 
+SOURCE_ID = pa.field("source_id", pa.string())
+"""Last column of images, annotations and categories, where the dataset's own ids are text; files without such lack it."""
+
 IMAGES = pa.schema(
     [
         pa.field("image_id", pa.int64(), nullable=False),
@@ -174,6 +177,11 @@ def empty(schema: pa.Schema) -> pa.Table:
 def from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table of `rows`, columns absent from a row null."""
     return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def without_empty(table: pa.Table, name: str) -> pa.Table:
+    """Leave a column out if nothing is in it."""
+    return table.drop_columns([name]) if table[name].null_count == table.num_rows else table
 
 
 def digest(*tables: pa.Table) -> str:
