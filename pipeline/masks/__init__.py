@@ -5,7 +5,7 @@
 - `panoptic`: segments that do not overlap
 """
 
-from shardlens.pipeline.masks.rle import (
+from .rle import (
     Rle,
     area,
     bbox,

@@ -7,9 +7,9 @@
 - `objects`: reading and writing, which this package hands on: `storage.read(uri)`
 """
 
-from shardlens.pipeline.storage.faults import Backoff, explain
-from shardlens.pipeline.storage.listing import Entry, children, exists, size, tidy, walk
-from shardlens.pipeline.storage.objects import (
+from .faults import Backoff, explain
+from .listing import Entry, children, exists, size, tidy, walk
+from .objects import (
     BACKOFF,
     create,
     delete,
@@ -23,7 +23,7 @@ from shardlens.pipeline.storage.objects import (
     read_range,
     swap,
 )
-from shardlens.pipeline.storage.uris import is_local, join, normalize, redact, relative
+from .uris import is_local, join, normalize, redact, relative
 
 __all__ = [
     "BACKOFF",
