@@ -128,7 +128,7 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
     format, reason = _format(config, Look(request, executor))
     others = partial(other_images, warehouse, config.name, config.split)
     source = with_unlisted(format.reader(request, executor), config.unlisted or "drop", others)
-    source = selected(source, config, request.images)
+    source = selected(source, config, request)
     for kind, text in request.catalog.problems:
         source.problems.one(kind, text)
     inspected = inspect(source, executor, progress)

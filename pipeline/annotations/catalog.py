@@ -61,6 +61,10 @@ class Catalog:
             self._listed[uri] = listing_of(uri, self._named(entries))
         return self._listed[uri]
 
+    def listed(self, uri: str) -> Listing | None:
+        """What was listed at `uri`, if that was asked for before."""
+        return self._listed.get(uri)
+
     def listing(self, uri: str, suffixes: Sequence[str], executor: Executor) -> Listing:
         """List the files at `uri` whose names end in one of `suffixes`."""
         return self.files(uri, executor).only(lambda name: name.lower().endswith(tuple(suffixes)))

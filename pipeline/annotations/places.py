@@ -50,9 +50,16 @@ class Listing:
         folders = {name.partition("/")[0] if "/" in name else "" for name in self.names}
         return folders.pop() + "/" if len(folders) == 1 and "" not in folders else ""
 
+    @cached_property
+    def _by_tar(self) -> dict[str, Place]:
+        """Place of each member by the tar's name without suffix and its own."""
+        pairs = zip(self.names, self.places, strict=True)
+        return {f"{posixpath.basename(p[0])[: -len('.tar')]}/{name}": p for name, p in pairs if p[1] is not None}
+
     def find(self, name: str) -> Place | None:
-        """Place of `name`, which may leave out the folder that all names share."""
-        return self.by_name.get(name) or (self.by_name.get(self.top + name) if self.top else None)
+        """Place of `name`, which may leave out the folder that all names share, or begin with the name of its tar."""
+        top = self.by_name.get(self.top + name) if self.top else None
+        return self.by_name.get(name) or top or self._by_tar.get(name)
 
     def only(self, wanted: Callable[[str], bool]) -> Listing:
         """The files whose names are `wanted`."""

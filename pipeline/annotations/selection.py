@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.links import leading_out
-from shardlens.pipeline.annotations.source import Source
+from shardlens.pipeline.annotations.source import Request, Source
 from shardlens.pipeline.annotations.voc_lists import NamedImages, lines_of
 from shardlens.pipeline.errors import ConfigError, DatasetError
 
@@ -44,17 +44,15 @@ class Selection:
             raise ConfigError(f"--holdout makes a split {HELD_OUT} of its own: expected another --split, or none")
 
 
-def selected(source: Source, asked: Selection, images: str) -> Source:
+def selected(source: Source, asked: Selection, request: Request) -> Source:
     """Leave out what was not asked for, and form the splits.
-
-    Args:
-        images: URI of the images' root.
 
     Raises:
         DatasetError: nothing is left.
         ConfigError: the format has splits of its own, and some are to be held out.
     """
-    source = source if asked.follow_links else _confined(source, images)
+    _report_repeated(source, request)
+    source = source if asked.follow_links else _confined(source, request.images)
     if asked.image_list is not None:
         source = _in_list(source, storage.normalize(asked.image_list))
     return _held_out(source, asked) if asked.holdout else source
@@ -68,6 +66,14 @@ def _keep(source: Source, kept: npt.NDArray[np.bool_]) -> Source:
         mine = pc.is_in(annotations["image_id"], value_set=images["image_id"].combine_chunks())
         annotations = annotations.filter(mine).combine_chunks()
     return replace(source, images=images, annotations=annotations)
+
+
+def _report_repeated(source: Source, request: Request) -> None:
+    """Report names for which several tars hold an image, of formats that go by names alone."""
+    files = request.catalog.listed(request.images)
+    if files is not None and source.has_ids:
+        names = [name for name in source.images["file_name"].to_pylist() if name in files.repeated]
+        source.problems.add("repeated-member", len(names), names)
 
 
 def _confined(source: Source, root: str) -> Source:

@@ -24,6 +24,11 @@ def masks_given(*masks: np.ndarray, **settings: object) -> Given:
     return Given(files, {"images": "set", **settings})
 
 
+def _first_unreadable() -> Given:
+    given = masks_given(square(1), square(1))
+    return Given({**given.files, "set/masks/a.png": b"text"}, given.ingest)
+
+
 CASES = [
     Case(
         "usual", lambda: masks_given(square(3)), Ingested({"annotations.category_id": [3], "annotations.area": [400]})
@@ -33,4 +38,23 @@ CASES = [
         lambda: masks_given(square(300, np.uint16)),
         Ingested({"annotations.kind": ["instance"], "annotations.category": ["object"]}),
     ),
+    Case(
+        "one-of-another-size",
+        lambda: masks_given(square(3), square(3)[:, 1:]),
+        Ingested(
+            {"images.flags": [[], ["size-mismatch", "mask-of-another-size"]]},
+            {"size-mismatch": 1, "mask-of-another-size": 1},
+        ),
+    ),
+    Case(
+        "background-named",
+        lambda: masks_given(square(1), square(2), classes="background,cat,dog"),
+        Ingested({"annotations.category": ["cat", "dog"], "categories.category_id": [1, 2]}),
+    ),
+    Case(
+        "no-background",
+        lambda: masks_given(square(11), void="11", first_id=0, classes="sky,road"),
+        Ingested({"annotations.category": ["sky", None], "annotations.ignore": [False, True]}),
+    ),
+    Case("first-unreadable", _first_unreadable, Ingested({"annotations.image_id": [2]}, {"unreadable-annotation": 1})),
 ]
