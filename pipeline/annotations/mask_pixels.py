@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,13 @@ from shardlens.pipeline import masks
 from shardlens.pipeline.annotations.label_scheme import LabelScheme
 from shardlens.pipeline.annotations.source import Parsed, annotation_row, bbox_struct
 from shardlens.pipeline.errors import DatasetError
-from shardlens.pipeline.images.header import probe
+from shardlens.pipeline.images.header import open_checked, probe
+from shardlens.pipeline.images.policy import DecodePolicy
 
 PIXELS = 100_000_000
 """Pixels of the largest mask that is opened."""
+MOST_VALUES = 10_000
+"""Values of a mask that become rows."""
 COUNTED = 4
 """Parts are counted where the boxes of all values together are at most so many times the mask."""
 
@@ -70,7 +72,7 @@ def _open(data: bytes, where: str) -> Image.Image:
     width, height = probe(data)
     if width * height > PIXELS:
         raise DatasetError(f"{where}: a mask of {width} x {height} pixels, expected at most {PIXELS}")
-    return Image.open(io.BytesIO(data))
+    return open_checked(data, DecodePolicy(max_pixels=PIXELS))
 
 
 def _gray(rgb_hw3: npt.NDArray[np.uint8], scheme: LabelScheme) -> npt.NDArray[np.uint8]:
@@ -108,6 +110,11 @@ class MaskParser:
         mask = pixels(data, where, self.scheme)
         height, width = mask.ids_hw.shape
         values = [value for value in np.unique(mask.ids_hw).tolist() if value != self.scheme.background]
+        if len(values) > MOST_VALUES:
+            raise DatasetError(
+                f"{where}: a mask of {len(values)} different values, expected at most {MOST_VALUES} classes or objects: "
+                "it looks like a picture or a depth map"
+            )
         regions = masks.regions(mask.ids_hw, values)
         parts = _parts(mask.ids_hw, regions)
         rows = [_row(value, rle, f"{mask.depth} {parts[value]}") for value, rle in regions.items()]

@@ -172,14 +172,23 @@ def union(rles: Sequence[Rle]) -> Rle:
 
 
 def regions(classes_hw: npt.NDArray[np.integer[Any]], values: Iterable[int]) -> dict[int, Rle]:
-    """Encode the pixels of each of `values` in a label map (H, W), in one pass; absent values are left out."""
+    """Encode the pixels of each of `values` in a label map (H, W); absent values are left out.
+
+    Time and memory grow with the pixels, however many values there are.
+    """
     height, width = classes_hw.shape
     labels = column_major(classes_hw)
     starts = np.concatenate([[0], np.flatnonzero(labels[1:] != labels[:-1]) + 1])[: labels.size]
     ends = np.concatenate([starts[1:], [labels.size]])[: starts.size]
-    found = labels[starts]
-    picks = {int(value): found == value for value in values}
-    return {v: from_runs(starts[pick], ends[pick], height, width) for v, pick in picks.items() if pick.any()}
+    order = np.argsort(labels[starts], kind="stable")  # the runs of each label stand together, ascending
+    starts, ends, runs = starts[order], ends[order], labels[starts[order]]
+    asked = np.unique(np.fromiter(values, np.int64))
+    first, last = np.searchsorted(runs, asked), np.searchsorted(runs, asked, side="right")
+    return {
+        value: from_runs(starts[begin:end], ends[begin:end], height, width)
+        for value, begin, end in zip(asked.tolist(), first.tolist(), last.tolist(), strict=True)
+        if begin < end
+    }
 
 
 def paste(

@@ -194,3 +194,13 @@ def test_images_and_masks_in_any_two_folders(tmp_path: Path) -> None:
         ("b.jpg", "val", ["image-without-annotation"]),
     ]
     assert problems == {"image-without-annotation": 1, "annotation-without-image": 1}
+
+
+def test_a_mask_of_more_values_than_objects_is_no_mask() -> None:
+    noise = np.random.default_rng(0).permutation(65536).astype(np.uint16).reshape(256, 256)
+    with pytest.raises(
+        DatasetError, match=r"a mask of 65535 different values, expected at most 10000 classes or objects"
+    ):
+        mask_pixels.MaskParser(LabelScheme())(png(noise), "a.png", "a.jpg")
+    many = (noise // 8).astype(np.uint16)
+    assert len(mask_pixels.MaskParser(LabelScheme())(png(many), "a.png", "a.jpg").rows) == 8191

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,18 @@ def test_regions_are_the_pixels_of_each_value(seed, height, width):
     classes = np.random.default_rng(seed).integers(0, 4, (height, width)) // 2 * 2
     found = masks.regions(classes, [0, 1, 2, 7])
     assert found == {value: masks.encode(classes == value) for value in (0, 2) if (classes == value).any()}
+
+
+def test_regions_of_very_many_values_take_memory_as_their_pixels_do():
+    ids = np.random.default_rng(0).permutation(16384).astype(np.uint16).reshape(128, 128)
+    tracemalloc.start()
+    found = masks.regions(ids, range(16384))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 16384
+    assert [masks.area(found[value]) for value in (0, 77, 16383)] == [1, 1, 1]
+    assert masks.decode(found[77])[ids == 77].tolist() == [1]
+    assert peak < 16384 * 1000
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 3), (65, 7), (200, 90), (0, 5), (5, 0)])
