@@ -73,5 +73,6 @@ def scoring(train: TrainConfig, report: TrainReport) -> PredictConfig:
         max_pixels=train.max_pixels,
         value_range=train.value_range,
         accept_missing_end=train.accept_missing_end,
+        image_timeout=train.image_timeout,
         warehouse=train.warehouse,
     )

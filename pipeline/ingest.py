@@ -27,6 +27,7 @@ from shardlens.pipeline.annotations.unlisted import Unlisted, with_unlisted
 from shardlens.pipeline.annotations.unread import unread_notes
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.base import Executor, ProgressListener, no_progress
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
 
@@ -58,11 +59,18 @@ class Places:
     """Images next to those that a COCO file lists: drop, or keep without annotations; default: drop, a schedule keeps them."""
     match_names: bool = False
     """Take the one file that a name of a COCO file could mean, of another case, other slashes, escapes or folders."""
+    decode: Annotated[bool, Parameter(negative="")] = False
+    """Decode the pixels of every image too, so that damaged ones are reported now; otherwise headers alone are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig(MaskOptions, Selection, Places):
     """What to take in, as what, and how mask images are read."""
+
+    @property
+    def decode_policy(self) -> DecodePolicy | None:
+        """How images are decoded; None if they are not."""
+        return DecodePolicy() if self.decode else None
 
     def __post_init__(self) -> None:
         Selection.__post_init__(self)
@@ -131,7 +139,7 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
     source = selected(source, config, request)
     for kind, text in request.catalog.problems:
         source.problems.one(kind, text)
-    inspected = inspect(source, executor, progress)
+    inspected = inspect(source, executor, progress, config.decode_policy)
     choice = choose_frame(config.frame, source, inspected)
     content = assemble(source, inspected, source.problems, choice.frame)
     digests = digest_table(source.images, inspected)

@@ -29,7 +29,7 @@ from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_
 from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import digest
 
-NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256"})
+NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256", "image_timeout"})
 """Settings that cannot change a row."""
 RESOLVED = frozenset(
     {"dataset", "network", "inference", "max_pixels", "decode_scale", "value_range", "accept_missing_end"}
@@ -85,6 +85,8 @@ class PredictConfig:
     usual depth that holds an image's values."""
     accept_missing_end: Annotated[bool, Parameter(negative="")] = False
     """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
+    image_timeout: float = 60.0
+    """Seconds after which the decoding of an image is ended, and the image quarantined; 0: never."""
     max_quarantined: float = 0.01
     """Share of images that may be quarantined before the run fails, after everything else has been written."""
     warehouse: WarehouseRoot = "./warehouse"
@@ -163,6 +165,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
         scale=config.decode_scale,
         value_range=config.value_range,
         accept_missing_end=config.accept_missing_end,
+        image_timeout=config.image_timeout,
     )
     settings = {
         **_counted(config),
@@ -172,7 +175,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
         "threads": placement.threads,
         "device": placement.device,
         "memory_format": "channels_last",
-        "decode": counted(policy, always=("max_pixels", "scale", "exif")),
+        "decode": counted(policy, always=("max_pixels", "scale", "exif"), without=NO_ROWS),
     }
     asked = RunRecord(warehouse, "asked", dataset.name, dataset.version, settings, len(shards), {})
     plain = network.model.partition(":")[0].rpartition(".")[2]  # of package.module:SPEC, the module

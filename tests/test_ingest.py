@@ -323,3 +323,19 @@ def test_a_dataset_of_absent_images_is_for_results_made_elsewhere(tmp_path: Path
     assert "no-images: 1 (not one image is there; results made elsewhere can be imported and scored" in str(report)
     with pytest.raises(DatasetError, match=r"none of the 2 images of dataset set was there when it was ingested"):
         require_images(dataset.images, "set")
+
+
+def test_decode_reports_images_whose_pixels_are_damaged(tmp_path: Path) -> None:
+    whole = jpeg(1)
+    folder = put(tmp_path / "images", {"a.jpg": whole, "b.jpg": whole[:-400], "c.jpg": whole[:-2], "d.jpg": b"text"})
+    plain, _ = take(tmp_path, folder)
+    assert {problem.kind for problem in plain.problems} & {"damaged-image", "unreadable-image"} == {"unreadable-image"}
+    report, dataset = take(tmp_path, folder, decode=True)
+    (damaged,) = [problem for problem in report.problems if problem.kind == "damaged-image"]
+    assert damaged.count == 2
+    assert damaged.examples[0].startswith("b.jpg: JPEG of 64x48 is damaged or truncated")
+    assert "only the marker of its end is missing: --accept-missing-end accepts it" in damaged.examples[1]
+    flags = dict(rows(dataset.images, "file_name", "flags"))
+    assert "damaged-image" in flags["b.jpg"]
+    assert "damaged-image" not in flags["a.jpg"]
+    assert dict(rows(dataset.images, "file_name", "width"))["b.jpg"] == 64

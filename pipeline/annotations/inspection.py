@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,7 +19,10 @@ from shardlens.pipeline.errors import (
     StorageUnavailableError,
 )
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
+from shardlens.pipeline.images.fetch import Decoding, load
 from shardlens.pipeline.images.header import Header, read_header
+from shardlens.pipeline.images.policy import DecodePolicy
+from shardlens.pipeline.images.shards import Failure, ImageRef
 from shardlens.pipeline.warehouse import tables
 
 HEADER = 1 << 16
@@ -72,6 +75,8 @@ class Inspect:
     """The stage: `Batch` -> `Inspected`."""
 
     sidecar: Sidecar | None = None
+    policy: DecodePolicy | None = None
+    """Decode the pixels of every image, too, in this way."""
 
     def setup(self) -> Callable[[Batch], Inspected]:
         """Nothing is loaded."""
@@ -86,6 +91,8 @@ class Inspect:
         faults: list[Fault] = []
         heads = _read([_head(place) for place in batch.images])
         headers = _headers(batch, heads, faults)
+        if self.policy is not None:
+            faults += _undecodable(batch, headers, self.policy)
         rows = RowBuffer(tables.ANNOTATIONS)
         told = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(headers)
         faults.sort(key=lambda fault: fault[0])
@@ -135,6 +142,17 @@ def _header(data: bytes | StorageError) -> Header | None:
         return None
 
 
+def _undecodable(batch: Batch, headers: Sequence[Header | None], policy: DecodePolicy) -> list[Fault]:
+    """Decode the images whose headers could be read."""
+    images = [
+        ImageRef(batch.first + i, *batch.images[i], header.width, header.height, batch.file_names[i])
+        for i, header in enumerate(headers)
+        if header is not None
+    ]
+    loaded = (value for _, value in load(images, Decoding(policy)))
+    return [(value.image_id, "damaged-image", value.message) for value in loaded if isinstance(value, Failure)]
+
+
 def _parse(sidecar: Sidecar, batch: Batch, rows: RowBuffer, faults: list[Fault]) -> tuple[tuple[int, int] | None, ...]:
     """Parse the annotation file of each image that has one, into `rows`."""
     told: list[tuple[int, int] | None] = [None] * len(batch.images)
@@ -165,16 +183,21 @@ def batches(images: pa.Table) -> Iterator[Batch]:
         yield Batch(first, tuple(rows["file_name"]), places, sidecars)
 
 
-def inspect(source: Source, executor: Executor, progress: ProgressListener) -> list[Inspected]:
+def inspect(
+    source: Source, executor: Executor, progress: ProgressListener, policy: DecodePolicy | None = None
+) -> list[Inspected]:
     """Inspect all images of `source`; the results come in the order of its rows, whoever was ready first.
+
+    With a `policy` the pixels of every image are decoded, too.
 
     Images whose header kills the worker that reads it are found by trying them one by one.
     """
+    stage = Inspect(source.sidecar, policy)
     total, done = source.images.num_rows, 0
     results: list[Inspected] = []
     lost: list[Batch] = []
     progress(Progress("ingest", done, total))
-    for result in executor.map(Inspect(source.sidecar), batches(source.images)):
+    for result in executor.map(stage, batches(source.images)):
         if isinstance(result, Done):
             results.append(result.value)
             done += len(result.value.headers)
@@ -182,7 +205,7 @@ def inspect(source: Source, executor: Executor, progress: ProgressListener) -> l
         else:
             lost.append(result.item)
     singles = [batch.single(i) for batch in lost for i in range(len(batch.images))]
-    for result in executor.map(Inspect(source.sidecar), singles, attempts=1) if singles else ():
+    for result in executor.map(stage, singles, attempts=1) if singles else ():
         results.append(result.value if isinstance(result, Done) else _given_up(result))
     return sorted(results, key=lambda found: found.first)
 
@@ -204,6 +227,6 @@ def _given_up(lost: Lost[Batch]) -> Inspected:
     fault = (
         batch.first,
         "unreadable-image",
-        f"{batch.file_names[0]}: reading its header ended the worker ({lost.reason})",
+        f"{batch.file_names[0]}: reading it ended the worker ({lost.reason})",
     )
     return Inspected(batch.first, (None,), (None,), tables.from_rows([], tables.ANNOTATIONS), (fault,), (None,))

@@ -26,6 +26,7 @@ KINDS = {
     "missing-image": "no such image; kept",
     "no-images": "not one image is there; results made elsewhere can be imported and scored, predict and train refuse",
     "unreadable-image": "no header of an image could be read; kept without a size",
+    "damaged-image": "the header of an image could be read, its pixels not; kept, predict will quarantine it",
     "size-mismatch": "the annotations tell another size than the image's header, which counts",
     "duplicate-image-id": "an image id given twice; the later image is kept under a new id",
     "repeated-image": "an image listed twice with the same id and file_name; the later entry is left out",

@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from shardlens.pipeline.errors import ImageError
 from shardlens.pipeline.images import jpeg, png
+from shardlens.pipeline.images.decode_process import ImageTimeoutError, decode_in_process, slowest
 from shardlens.pipeline.images.header import as_image_error, open_checked, orientation_of, stored_size
 from shardlens.pipeline.images.orientation import INVERSE, Stored, to_stored_frame, turned_shape
 from shardlens.pipeline.images.policy import DecodePolicy
@@ -185,6 +186,9 @@ def _decode(data: bytes, policy: DecodePolicy, enough: Enough | None) -> Decoded
     width, height = stored_size(image)
     with as_image_error(image.format, width, height):
         orientation = _orientation(image, data, policy)
+        if 0 < policy.image_timeout < slowest(image, data):
+            shape = (width, height) if orientation >= 5 else (height, width)
+            return Decoded(*decode_in_process(data, policy, enough(*shape) if enough else None))
         least = _least(enough, height, width, orientation) if enough and policy.scale == "auto" else None
         pixels = _plain_jpeg(image, data, least)
         if pixels is not None:
@@ -209,6 +213,11 @@ def _opened(data: bytes, policy: DecodePolicy) -> Opened:
     with as_image_error(image.format, width, height):
         orientation = _orientation(image, data, policy)
         turn = _turn(image, data, orientation)
+        by_rows = _has_rows(image, data, orientation)
+        slow = not by_rows and 0 < policy.image_timeout < slowest(image, data)
+        if slow:
+            pixels = Decoded(*decode_in_process(data, policy, None)).pixels
+            return Opened(pixels, image.format, orientation, height, width, turn=1)
         if turn != orientation and orientation == 1:  # upright, but wanted as it is stored
             return Opened(decode(data, policy).pixels, image.format, orientation, height, width, turn=1)
         return Opened(_stored(image, data, orientation, policy), image.format, orientation, height, width, turn)
@@ -249,18 +258,27 @@ def _repaired(read: Callable[[bytes], Image_], data: bytes, policy: DecodePolicy
     """Read an image; if it cannot be read, then without what is not needed of a PNG, or with the end of a JPEG."""
     try:
         return read(data)
-    except ImageError:
-        whole = png.without_texts(data)
-        if whole is None and policy.accept_missing_end:
-            whole = jpeg.completed(data)
+    except ImageTimeoutError:
+        raise
+    except ImageError as error:
+        whole = png.without_texts(data) or jpeg.completed(data)
         if whole is None:
             raise
+        if jpeg.is_jpeg(data) and not policy.accept_missing_end:
+            raise ImageError(
+                f"{error}; only the marker of its end is missing: --accept-missing-end accepts it"
+            ) from None
     return read(whole)
+
+
+def _has_rows(image: Image.Image, data: bytes, orientation: int) -> bool:
+    """Whether its rows can be decoded one after the other."""
+    return image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data)
 
 
 def _stored(image: Image.Image, data: bytes, orientation: int, policy: DecodePolicy) -> Image.Image | Rgb | png.Rows:
     """What holds little of a large image, and gives windows from its top to its bottom in one reading."""
-    if image.format == "PNG" and orientation in DOWNWARDS and png.has_plain_rows(data):
+    if _has_rows(image, data, orientation):
         return png.Rows(data)
     pixels = _plain_jpeg(image, data)
     return _eight_bits(image, data, policy) if pixels is None else pixels

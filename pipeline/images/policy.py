@@ -26,12 +26,16 @@ class DecodePolicy:
     """LOW:HIGH, the values that become 0 and 255 in images of more than 8 bits a value; auto: see `values`."""
     accept_missing_end: bool = False
     """Accept a JPEG that has all of its pixels and lacks only the marker of its end."""
+    image_timeout: float = 60.0
+    """Seconds after which the decoding of an image is ended, and the image quarantined; 0: never."""
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ConfigError(f"pixel cap {self.max_pixels}: expected 1 or more")
         if self.scale not in get_args(DecodeScale):
             raise ConfigError(f"decode scale {self.scale!r}: expected {' or '.join(get_args(DecodeScale))}")
+        if not 0 <= self.image_timeout < math.inf:
+            raise ConfigError(f"image timeout {self.image_timeout}: expected seconds, 0 or more")
         _ = self.values
 
     @property

@@ -112,6 +112,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     usual depth that holds an image's values."""
     accept_missing_end: Annotated[bool, Parameter(negative="")] = False
     """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
+    image_timeout: float = 60.0
+    """Seconds after which the decoding of an image is ended, and the image is unreadable; 0: never."""
     warehouse: WarehouseRoot = "./warehouse"
     """Root of the tables."""
 
@@ -119,7 +121,10 @@ class TrainConfig(Augmentation, Optimization, Subject):
     def decode_policy(self) -> DecodePolicy:
         """How images are decoded."""
         return DecodePolicy(
-            max_pixels=self.max_pixels, value_range=self.value_range, accept_missing_end=self.accept_missing_end
+            max_pixels=self.max_pixels,
+            value_range=self.value_range,
+            accept_missing_end=self.accept_missing_end,
+            image_timeout=self.image_timeout,
         )
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from shardlens.pipeline.warehouse.layout import Warehouse
 
 NOT_SETTINGS = {
     *("run", "warehouse", "executor", "cache_mb", "option"),
-    *("checkpoint_every", "keep", "max_failures", "max_unreadable", "strict"),
+    *("checkpoint_every", "keep", "max_failures", "max_unreadable", "image_timeout", "strict"),
     "unannotated",  # which counts by the images that it leaves out
 }
 """Fields of the configuration that change no weight."""

@@ -65,5 +65,5 @@ def test_an_image_that_kills_its_worker_costs_no_neighbor(tmp_path: Path) -> Non
     found = inspect(source(images), Deadly(), no_progress)
     assert sizes(found) == [(WIDTH, HEIGHT), None, (WIDTH, HEIGHT)]
     faults = [fault for batch in found for fault in batch.faults]
-    assert faults == [(1, "unreadable-image", "deadly.jpg: reading its header ended the worker (killed by signal 11)")]
+    assert faults == [(1, "unreadable-image", "deadly.jpg: reading it ended the worker (killed by signal 11)")]
     assert pa.concat_tables([batch.annotations for batch in found]).num_rows == 0
