@@ -17,6 +17,11 @@ from shardlens.pipeline.errors import (
 from shardlens.pipeline.storage.uris import redact
 
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+PASSING = {
+    *("botocore.HTTPClientError", "aiohttp.ClientError", "gcsfs.HttpError"),
+    *("botocore.EndpointConnectionError", "botocore.ConnectTimeoutError", "botocore.ProxyConnectionError"),
+}
+"""Classes of errors in connections, which botocore raises without their cause."""
 ANSWERS_OF_OVERLOAD = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "BadDigest"}
 
 
@@ -64,7 +69,7 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(http, int) and http >= 400:
             return http >= 500 or http in {408, 429}
         kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(cause).__mro__}
-        if kinds & {"botocore.HTTPClientError", "aiohttp.ClientError", "gcsfs.HttpError"}:
+        if kinds & PASSING:
             return True
         if isinstance(cause, ConnectionError | TimeoutError | asyncio.TimeoutError):
             return True

@@ -16,7 +16,7 @@ from PIL import Image
 from shardlens.pipeline.annotations.assembly import Assembled, assemble
 from shardlens.pipeline.annotations.inspection import inspect
 from shardlens.pipeline.annotations.source import Reader, Request, Source
-from shardlens.pipeline.executors.base import Done, Item, Lost, Result, Stage, no_progress
+from shardlens.pipeline.executors.base import Done, Item, Lost, Placement, Result, Stage, no_progress
 from shardlens.pipeline.ingest import IngestConfig, IngestReport, ingest
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse
@@ -27,6 +27,8 @@ WIDTH, HEIGHT = 64, 48
 
 class Here:
     """Runs stages in this process, one item after another."""
+
+    placement = Placement()
 
     def __init__(self, order: Callable[[list[Any]], list[Any]] = list) -> None:
         self.order = order
