@@ -239,7 +239,8 @@ def _coco_notes(
     """What sets AP apart from the figure that one may compare it with."""
     if not set(OBJECTS) & scores.keys():
         return ()
-    lowest = min((float(part["predictions"].get("lowest", np.nan)) for part in parts), default=np.nan)
+    scores_of = [float(part["predictions"].get("lowest", np.nan)) for part in parts]
+    lowest = min((score for score in scores_of if not np.isnan(score)), default=np.nan)
     remedy = "predict with --score-threshold 0.001 under another --run name for the AP of all predictions"
     if record.settings.get("model") is None:
         remedy = "import results with lower scores for the AP of all predictions"

@@ -93,9 +93,9 @@ def train(
         ExecutionError: the workers cannot be had, or one died.
     """
     begun = time.perf_counter()
-    progress(Progress("prepare", 0, STAGES, "stages", "reading the dataset and the initial weights"))
+    progress(Progress("prepare", 0, STAGES, "stages", "reading the dataset and the initial weights", True))
     job = prepare(config)
-    progress(Progress("prepare", 1, STAGES, "stages", "building the network"))
+    progress(Progress("prepare", 1, STAGES, "stages", "building the network", True))
     notes = (*job.notes, *init_report(job))
     claimed = records.claim(job)
     if claimed.done is not None and storage.exists(storage.join(job.folder, CHECKPOINT)):

@@ -124,6 +124,14 @@ def test_a_run_that_was_cut_at_a_threshold_says_what_it_may_cost(warehouse, befo
     assert any("no predictions with a score below 0." in note for note in evaluation.notes)
 
 
+def test_a_run_that_ends_at_a_limit_of_predictions_was_not_cut_at_a_threshold(warehouse, before):
+    full = [{**p, "image_id": before.image_ids[0], "score": 0.5} for p in before.predictions]
+    full = (full * 100)[:100]
+    write_run(warehouse, CocoSet(before.image_ids, before.annotations, full), "full", shards=1)
+    evaluation = evaluate(EvaluateConfig("full", warehouse=warehouse.root), LocalExecutor())
+    assert not any("no predictions with a score below" in note for note in evaluation.notes)
+
+
 def test_ignored_objects_are_named_since_pycocotools_counts_them(tmp_path, before):
     warehouse = Warehouse(str(tmp_path / "other"))
     warehouse.create()

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.metrics import partials
 from shardlens.pipeline.metrics.objects import Scope
-from shardlens.pipeline.metrics.rules import Rules
+from shardlens.pipeline.metrics.rules import MAX_DETS, Rules
 from shardlens.pipeline.metrics.tasks import TASKS
 from shardlens.pipeline.warehouse import tables
 
@@ -64,9 +63,18 @@ class EvaluateStage:
             predictions: rows of `tables.PREDICTIONS`, likewise, best first in each image.
         """
         made = {task: TASKS[task].partial(scope, annotations, predictions, self.rules) for task in self.tasks}
-        lowest = pc.min(predictions["score"]).as_py()
         about = {
             "unnamed": np.array(predictions["category_id"].null_count),
-            "lowest": np.array(np.nan if lowest is None else lowest),
+            "lowest": np.array(_lowest_score(predictions)),
         }
         return partials.pack({**made, "predictions": about})
+
+
+def _lowest_score(predictions: pa.Table) -> float:
+    """The lowest score of the images with fewer predictions than count at all: others may end at a limit, not a threshold.
+
+    NaN where there is none.
+    """
+    images, place, counts = np.unique(predictions["image_id"].to_numpy(), return_inverse=True, return_counts=True)
+    scores = predictions["score"].to_numpy()[counts[place] < MAX_DETS[-1]] if len(images) else np.zeros(0)
+    return float(scores.min()) if scores.size else float("nan")

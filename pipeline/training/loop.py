@@ -68,6 +68,8 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
         try:
             loop.resume()
             loop.check_validation()
+            if worker.rank == 0:
+                worker.report(Progress("prepare", STAGES, STAGES, "stages"))
             return loop.run()
         finally:
             loop.close()
@@ -112,7 +114,9 @@ class Loop:
         """Refuse what the network, or the device, cannot take of the images."""
         job, stepper = self.job, self.stepper
         if self.worker.rank == 0:
-            self.worker.report(Progress("prepare", 2, STAGES, "stages", "trying the network on the images' sizes"))
+            self.worker.report(
+                Progress("prepare", 2, STAGES, "stages", "trying the network on the images' sizes", True)
+            )
         trial = Trial(stepper.network, job.spec.task, stepper.rule, stepper.device)
         check_largest(stepper.rule, self.data.images)
         smallest = smallest_input(job.config, trial, self.data.images)

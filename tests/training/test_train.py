@@ -59,8 +59,8 @@ def test_what_is_done_before_the_first_step_is_reported_and_where_a_run_resumes(
 
     with pytest.raises(KeyboardInterrupt):
         train(asked, stop)
-    assert [p.detail.partition(" ")[0] for p in heard if p.stage == "prepare"] == ["reading", "building", "trying"]
-    assert [p.done for p in heard if p.milestone] == [4]
+    assert [p.detail.partition(" ")[0] for p in heard if p.stage == "prepare"] == ["reading", "building", "trying", ""]
+    assert [p.done for p in heard if p.milestone and p.stage == "train"] == [4]
     notes: list[str] = []
     train(asked, on_note=notes.append)
     assert notes[-1] == "run r resumes from step 4 of 8"
