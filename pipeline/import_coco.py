@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
+from shardlens.pipeline.annotations.coco import stuff_categories
 from shardlens.pipeline.annotations.coco_results import Scope, read
 from shardlens.pipeline.annotations.frame import as_annotated, from_upright, is_turned
 from shardlens.pipeline.errors import ConfigError
@@ -85,7 +86,7 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     shards = plan(dataset.images, config.shard_size, config.split)
     where = storage.normalize(config.predictions)
     data = storage.read(where)
-    stuff = _stuff(dataset) if config.task in {"auto", "panoptic"} else frozenset()
+    stuff = stuff_categories(dataset.annotations) if config.task in {"auto", "panoptic"} else frozenset()
     scope = Scope(
         where, as_annotated(shards.images), dataset.categories, config.split, config.task == "semantic", stuff
     )
@@ -109,12 +110,6 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
 def _in_stored_frame(rows: pa.Table, images: pa.Table) -> pa.Table:
     """Results are in the frame of the dataset's annotations."""
     return from_upright(rows, images) if is_turned(images) else rows
-
-
-def _stuff(dataset: Dataset) -> frozenset[int]:
-    """Categories that the dataset annotates as regions and never as objects."""
-    kinds = dataset.annotations.group_by("category_id").aggregate([("kind", "distinct")]).to_pylist()
-    return frozenset(row["category_id"] for row in kinds if row["kind_distinct"] == ["region"])
 
 
 def _task(rows: pa.Table) -> str:

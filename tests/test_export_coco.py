@@ -12,13 +12,15 @@ from pycocotools import mask as codec
 from pycocotools.coco import COCO
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import RunError, StorageError
-from shardlens.pipeline.export_coco import export_coco, export_dataset
+from shardlens.pipeline.errors import ConfigError, QueryError, RunError, StorageError
+from shardlens.pipeline.export_coco import Chosen, export_coco, export_dataset
+from shardlens.pipeline.import_coco import ImportConfig, import_coco
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
 from tests import small_warehouse as small
+from tests.annotations.tiny import box, coco, image, jpeg, png, put, put_coco, take
 from tests.conftest import Bucket
 
 
@@ -77,8 +79,74 @@ def test_all_shards_in_order_and_an_empty_run_is_an_empty_list(warehouse: Wareho
     assert exported(small.add_run(warehouse, "none", [[], []]), str(tmp_path / "none.json")) == []
 
 
+def test_what_is_chosen_by_score_split_and_condition(warehouse: Warehouse, tmp_path: Path) -> None:
+    record = commit(warehouse, small.row(1, 0, 0.9), small.row(1, 1, 0.5, area=9.0), small.row(2, 0, 0.7))
+    rename_split(warehouse, {1: "train", 2: "val"})
+
+    def scores(**chosen: Any) -> tuple[list[float], int]:
+        report = export_coco(record, str(tmp_path / "out.json"), Chosen(**chosen))
+        return [entry["score"] for entry in json.loads(storage.read(report.uri))], report.not_chosen
+
+    assert scores() == ([0.9, 0.5, 0.7], 0)
+    assert scores(score_threshold=0.7) == ([0.9, 0.7], 1)
+    assert scores(split="val") == ([0.7], 2)
+    assert scores(where="area > 10 AND category = 'circle' -- large") == ([0.9, 0.7], 1)
+    assert scores(score_threshold=0.8, where="rank = 0") == ([0.9], 2)
+    with pytest.raises(ConfigError, match="dataset shapes has no split 'test': it has train, val"):
+        scores(split="test")
+    with pytest.raises(QueryError):
+        scores(where="colour = 1")
+    with pytest.raises(QueryError):
+        scores(where="1=1); DROP VIEW predictions; SELECT (1")
+    with pytest.raises(ConfigError, match=r"score threshold 5: expected a number from 0 to 1"):
+        Chosen(score_threshold=5)
+
+
+def rename_split(warehouse: Warehouse, splits: dict[int, str]) -> None:
+    place = storage.join(warehouse.dataset("shapes", "v2"), "images.parquet")
+    rows = [{**row, "split": splits.get(row["image_id"])} for row in tables.from_bytes(storage.read(place)).to_pylist()]
+    storage.publish(place, tables.to_bytes(tables.from_rows(rows, tables.IMAGES)))
+
+
+def test_text_ids_are_text_again(tmp_path: Path) -> None:
+    document = coco(
+        [image("im", "a.jpg"), image(7, "b.jpg")],
+        [box("an", "im", category_id="c"), box(3, 7)],
+        [("c", "cat"), (1, "dog")],
+    )
+    images = put(tmp_path / "images", {"a.jpg": jpeg(1), "b.jpg": jpeg(2)})
+    _, dataset = take(tmp_path, images, put_coco(tmp_path, document))
+    export_dataset(dataset, str(tmp_path / "again.json"))
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {entry["id"] for entry in again["images"]} == {"im", 7}
+    assert {(entry["id"], entry["image_id"], entry["category_id"]) for entry in again["annotations"]} == {
+        ("an", "im", "c"),
+        (3, 7, 1),
+    }
+    root = str(tmp_path / "warehouse")
+    results = [{"image_id": "im", "category_id": "c", "bbox": [1.0, 2.0, 10.0, 20.0], "score": 0.5}]
+    place = put(tmp_path, {"r.json": json.dumps(results).encode()}) + "/r.json"
+    import_coco(ImportConfig("set", predictions=place, run="r", warehouse=root))
+    assert exported(runs.open_committed(Warehouse(root), "r"), str(tmp_path / "out.json")) == results
+
+
+def test_semantic_masks_come_back_as_regions(tmp_path: Path) -> None:
+    masks = {
+        "set/images/a.jpg": jpeg(1),
+        "set/masks/a.png": png(np.pad(np.full((8, 8), 3, np.uint8), ((0, 40), (0, 56)))),
+    }
+    _, dataset = take(tmp_path, put(tmp_path, masks) + "/set", mask_kind="semantic")
+    export_dataset(dataset, str(tmp_path / "again.json"))
+    document = json.loads((tmp_path / "again.json").read_text())
+    assert document["categories"][0]["isthing"] == 0
+    _, again = take(tmp_path, str(tmp_path / "set"), str(tmp_path / "again.json"), name="again")
+    columns = ["annotation_id", "category_id", "kind", "bbox", "area", "segmentation"]
+    assert again.annotations.select(columns) == dataset.annotations.select(columns)
+    assert again.annotations["kind"].to_pylist() == ["region"]
+
+
 def test_a_run_that_is_not_committed_is_refused(warehouse: Warehouse, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="run 'open' is not whole yet"):
+    with pytest.raises(RunError, match="run 'open' is not complete"):
         export_coco(small.begin(warehouse, "open", 1), str(tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
 

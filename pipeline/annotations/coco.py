@@ -161,6 +161,12 @@ def _set(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.T
     return table.set_column(place, table.schema.field(place), column)
 
 
+def stuff_categories(annotations: pa.Table) -> frozenset[int]:
+    """Categories that are annotated as regions and never as objects."""
+    kinds = annotations.group_by("category_id").aggregate([("kind", "distinct")]).to_pylist()
+    return frozenset(row["category_id"] for row in kinds if row["kind_distinct"] == ["region"])
+
+
 def to_coco(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a row of the annotations table back into a COCO annotation; `read` gives the same row again.
 
