@@ -130,6 +130,8 @@ class PredictReport:
     """Folder of the prediction parts."""
     rescored: tuple[str, ...] = ()
     """Tasks that a retry scored again, since rows have changed."""
+    notes: tuple[str, ...] = ()
+    """How the weights were read, where their file is not laid out as the network is."""
 
 
 @dataclass(frozen=True)
@@ -293,5 +295,6 @@ def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
         device_wait=figures["device_wait"],
         stages=figures["stages"],
         unmatched_labels=job.labels.unmatched,
+        notes=tuple(note for network in (job.stage.network, *job.stage.inference.ensemble) for note in network.notes),
         uri=record.warehouse.predictions(record.dataset, record.name),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -61,6 +61,8 @@ class Network:
     score_threshold: float | None
     image_size: tuple[int, int] | None = None
     """Height and width that its checkpoint wants images stretched to; None = as the model's input rule has it."""
+    notes: tuple[str, ...] = ()
+    """What was taken off the names in the weights file to read it."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -121,8 +123,8 @@ def resolve(config: NetworkConfig, own_code: str | None = None) -> Network:
     pairs = tuple(sorted((k, str(v)) for k, v in options.items()))
     size = checkpoint.image_size if checkpoint else None
     network = Network(name, pairs, uri, digest, labels, config.score_threshold, size)
-    _load(network, data)
-    return network
+    _, notes = _load(network, data)
+    return replace(network, notes=tuple(f"{uri}: {note}" for note in notes))
 
 
 def trusted(name: str, source: str, own_code: str | None) -> str:
@@ -146,14 +148,15 @@ def load_network(network: Network) -> nn.Module:
         WeightsError: the file is not the one that was resolved.
     """
     if network.weights == RANDOM:
-        return _load(network, b"")
+        return _load(network, b"")[0]
     data = _read_weights(network.weights)
     if _digest(data) != network.sha256:
         raise WeightsError(f"{network.weights} changed since the run began: expected SHA-256 {network.sha256}")
-    return _load(network, data)
+    return _load(network, data)[0]
 
 
-def _load(network: Network, data: bytes) -> nn.Module:
+def _load(network: Network, data: bytes) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with its weights; and what was taken off their names."""
     options = dict(network.options)
     with torch.random.fork_rng([]):  # the caller's random numbers stay as they are
         torch.default_generator.manual_seed(0)  # what 'random' means
@@ -163,9 +166,8 @@ def _load(network: Network, data: bytes) -> nn.Module:
             raise ModelError(
                 f"the code of model {network.model} called sys.exit({error.code!r}): remove that call"
             ) from None
-    if data:
-        load(model, data, network.weights)
-    return model.eval().requires_grad_(False)
+    notes = load(model, data, network.weights) if data else ()
+    return model.eval().requires_grad_(False), notes
 
 
 def _weights_uri(config: NetworkConfig) -> str:

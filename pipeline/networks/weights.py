@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shardlens.models.darknet.zoo import SPECS as DARKNETS
 from shardlens.models.errors import WeightsError
 from shardlens.models.mismatch import explain
 from shardlens.models.options import Value
+from shardlens.pipeline.networks.state_dicts import State, check_finite, read_torch, without_prefixes
 
 _KEY = "shardlens"
 _FORMAT = 1
-_NESTED = ("model", "state_dict", "model_state_dict")
-_STRANGERS = (
+_KNOWN_NON_WEIGHTS = (
     (b"<", "an HTML or XML page, perhaps a server's error message"),
     (b"{", "JSON"),
     (b"[", "text, perhaps a Darknet .cfg, which belongs in the option cfg"),
@@ -47,8 +44,17 @@ class Checkpoint:
     """Height and width that images are stretched to; None = as the model's input rule has it."""
 
     def __post_init__(self) -> None:
-        if not self.model or not self.labels or not all(isinstance(label, str) for label in self.labels):
+        texts = self.model, *self.labels
+        if not (self.model and self.labels) or not all(isinstance(text, str) for text in texts):
             raise WeightsError(f"a checkpoint needs a model and the names of its labels; got {self}")
+        if not all(isinstance(key, str) and _is_value(value) for key, value in self.options.items()):
+            raise WeightsError(f"a checkpoint's options must be text, numbers, true or false; got {dict(self.options)}")
+        if self.image_size is not None and not all(0 < side < 1 << 20 for side in self.image_size):
+            raise WeightsError(f"a checkpoint's image size must be height and width in pixels; got {self.image_size}")
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def verify(data: bytes, sha256: str, where: str) -> None:
@@ -63,34 +69,56 @@ def verify(data: bytes, sha256: str, where: str) -> None:
         )
 
 
-def load(model: nn.Module, data: bytes, where: str) -> None:
-    """Put the weights in `data` into `model`, all of them or an error.
+def load(model: nn.Module, data: bytes, where: str) -> tuple[str, ...]:
+    """Put the weights in `data` into `model`, all of them or an error; say what was taken off their names.
 
-    Takes safetensors, a state dict saved by torch (bare, or under "model" or "state_dict"), and Darknet's .weights for
-    a model with `load_darknet`. Tensors land on the model's device in the model's dtype. After an error the model is
-    not to be used. `where` names the file in messages.
+    Takes safetensors, a state dict saved by torch (bare, or under one of `state_dicts.NESTED`, its names with or without
+    `state_dicts.PREFIXES`), and Darknet's .weights for a model with `load_darknet`. Tensors land on the model's device in
+    the model's dtype. After an error the model is not to be used. `where` names the file in messages.
+
+    Raises:
+        WeightsError: the file is damaged, does not fit the model, or holds NaN or infinity.
     """
-    state = read_state(model, data, where)
+    state = read_named(model, data, where)
     if state is None:
         cast(Any, model).load_darknet(data, where)
-        return
-    problem = explain(model, state)
+        check_finite(model.state_dict(), where)
+        return ()
+    check_finite(state.tensors, where)
+    try:
+        problem = explain(model, state.tensors)
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # tensors of a kind that cannot be copied
+        problem = str(error).partition("\n")[0]
     if problem is not None:
         raise WeightsError(f"{where}: does not fit the model: {problem}")
+    return state.notes
 
 
 def read_state(model: nn.Module, data: bytes, where: str) -> dict[str, Tensor] | None:
-    """The tensors in `data` by name; None where they are Darknet's, which have no names and `model` reads by itself."""
+    """The tensors in `data` by name; None where they are Darknet's, which have no names and `model` reads by itself.
+
+    Raises:
+        WeightsError: the file is damaged, holds no weights, or holds NaN or infinity.
+    """
+    state = read_named(model, data, where)
+    if state is None:
+        return None
+    check_finite(state.tensors, where)
+    return dict(state.tensors)
+
+
+def read_named(model: nn.Module, data: bytes, where: str) -> State | None:
+    """The tensors in `data` by the names that `model` has for them; None where they are Darknet's."""
     if not data:
         raise WeightsError(f"{where}: is empty (0 bytes), expected weights")
     if _is_safetensors(data):
-        return _read_safetensors(data, where)
+        return without_prefixes(State(_read_safetensors(data, where)), model.state_dict())
     if data.startswith((b"PK\x03\x04", b"\x80")):
-        return _read_torch(data, where)
-    if hasattr(model, "load_darknet") and _stranger(data) is None:
+        return without_prefixes(read_torch(data, where), model.state_dict())
+    if hasattr(model, "load_darknet") and _foreign_file(data) is None:
         return None
     raise WeightsError(
-        f"{where}: is {_stranger(data) or _unknown(data)}; expected safetensors, a torch state dict"
+        f"{where}: is {_foreign_file(data) or _unknown(data)}; expected safetensors, a torch state dict"
         + (" or Darknet .weights" if hasattr(model, "load_darknet") else "")
     )
 
@@ -113,13 +141,13 @@ def read_checkpoint(data: bytes) -> Checkpoint | None:
         return None
     (length,) = struct.unpack_from("<Q", data)
     try:
-        note = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(_KEY)
+        note = (json.loads(data[8 : 8 + length]).get("__metadata__") or {}).get(_KEY)
         if note is None:
             return None
         found = json.loads(note)
         size = found.get("image_size") and (int(found["image_size"][0]), int(found["image_size"][1]))
-        return Checkpoint(found["model"], dict(found["options"]), tuple(found["labels"]), size)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Checkpoint(found["model"], dict(found["options"]), tuple(found["labels"]), size or None)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise WeightsError(f"the checkpoint's header is damaged: {error!r}; expected model, options, labels") from error
 
 
@@ -131,50 +159,18 @@ def _is_safetensors(data: bytes) -> bool:
 def _read_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except KeyError as error:
+        raise WeightsError(f"{where}: holds numbers of the type {error}, which torch cannot read here") from error
+    except Exception as error:
         raise WeightsError(
             f"{where}: is damaged or cut short ({len(data)} bytes): safetensors says {error}; fetch it again"
         ) from error
 
 
-def _read_torch(data: bytes, where: str) -> dict[str, Tensor]:
-    try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise WeightsError(
-            f"{where}: holds more than tensors, or is no torch file ({reason}); "
-            "only weights that load without executing code are read: save the model's state_dict()"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{where}: is damaged or cut short ({len(data)} bytes): {reason}; fetch it again") from error
-    return _state_dict(loaded, where)
-
-
-def _state_dict(loaded: Any, where: str) -> dict[str, Tensor]:
-    """The tensors by name, out of the wrappings that training scripts put around them."""
-    nested = next(
-        (loaded[key] for key in _NESTED if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)), loaded
-    )
-    if not isinstance(nested, dict) or not nested or not all(isinstance(v, Tensor) for v in nested.values()):
-        held = (
-            f"a dict with {', '.join(map(str, list(loaded)[:5]))}"
-            if isinstance(loaded, dict)
-            else type(loaded).__name__
-        )
-        raise WeightsError(
-            f"{where}: holds {held}, expected a state dict of tensors (bare or under {', '.join(_NESTED)})"
-        )
-    if all(key.startswith("module.") for key in nested):  # saved from DistributedDataParallel
-        return {key.removeprefix("module."): tensor for key, tensor in nested.items()}
-    return dict(nested)
-
-
-def _stranger(data: bytes) -> str | None:
+def _foreign_file(data: bytes) -> str | None:
     """What a file is that holds no weights; None where it may hold some."""
     head = data[:200].lstrip()
-    return next((what for mark, what in _STRANGERS if head.startswith(mark)), None)
+    return next((what for mark, what in _KNOWN_NON_WEIGHTS if head.startswith(mark)), None)
 
 
 def _unknown(data: bytes) -> str:

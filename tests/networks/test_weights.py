@@ -1,10 +1,19 @@
 import argparse
+import collections
+import contextlib
+import datetime
 import hashlib
 import io
 import json
+import math
+import pathlib
 import pickle
+import random
 import struct
+import types
+import warnings
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -126,7 +135,7 @@ class Bomb:
         return exec, ("raise SystemExit('executed')",)
 
 
-@pytest.mark.parametrize("content", [Bomb(), {"model": {}, "args": argparse.Namespace(lr=1)}, nn.Linear(1, 1)])
+@pytest.mark.parametrize("content", [Bomb(), {"model": {}, "args": Bomb()}, nn.Linear(1, 1)])
 def test_no_code_is_executed(content):
     with pytest.raises(WeightsError, match=r"x: holds more than tensors.*save the model's state_dict\(\)"):
         load(unet(), torch_file(content), "x")
@@ -177,3 +186,186 @@ def test_digests():
         verify(b"weights", "0" * 64, "x")
     with pytest.raises(WeightsError, match="'xyz' is no SHA-256: expected 8 to 64 hexadecimal digits"):
         verify(b"weights", "xyz", "x")
+
+
+class Plain(nn.Module):
+    """A network without a name of its own that begins like a prefix."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.head = nn.Linear(2, 2)
+
+
+def plain(seed=0):
+    torch.manual_seed(seed)
+    return Plain()
+
+
+def prefixed(state, prefix):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod.", "model.module."])
+def test_prefixes_are_taken_off_and_reported(prefix, kind):
+    state = prefixed(plain().state_dict(), prefix)
+    data = torch_file(state) if kind == "torch" else safetensors.torch.save(state)
+    target = plain(1)
+    notes = load(target, data, "x")
+    assert equal(plain(), target)
+    assert "".join(note.split("'")[1] for note in notes) == prefix
+
+
+def test_a_network_whose_names_begin_like_a_prefix_keeps_them():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = plain()
+
+    source = Outer()
+    target = Outer()
+    nn.init.zeros_(target.model.head.weight)
+    assert load(target, torch_file(source.state_dict()), "x") == ()
+    assert equal(source, target)
+
+
+def test_averaged_weights_and_parts_that_were_compiled():
+    averaged = {"n_averaged": torch.tensor(3), **prefixed(plain().state_dict(), "module.")}
+    target = plain(1)
+    assert load(target, torch_file({"model_ema": averaged, "epoch": 3}), "x") == (
+        "n_averaged left out",
+        "prefix 'module.' taken off",
+    )
+    assert equal(plain(), target)
+    compiled = {name.replace("backbone.", "backbone._orig_mod."): t for name, t in plain().state_dict().items()}
+    target = plain(1)
+    assert load(target, torch_file(compiled), "x") == ("'_orig_mod.' taken out of names",)
+    assert equal(plain(), target)
+
+
+@pytest.mark.parametrize("key", ["net", "weights", "model_ema", "model_state_dict", "params"])
+def test_keys_under_which_scripts_keep_weights(key):
+    target = plain(1)
+    load(target, torch_file({"epoch": 1, key: plain().state_dict()}), "x")
+    assert equal(plain(), target)
+
+
+def test_of_two_sets_of_weights_the_choice_is_reported():
+    target = plain(1)
+    notes = load(target, torch_file({"model": plain().state_dict(), "model_ema": plain(2).state_dict()}), "x")
+    assert notes == ("weights taken from 'model', not from 'model_ema'",)
+    assert equal(plain(), target)
+
+
+HARMLESS = {
+    "args": argparse.Namespace(lr=0.1, path=pathlib.PosixPath("/x")),
+    "simple": types.SimpleNamespace(a=1),
+    "best": np.float64(0.5),
+    "step": np.int64(3),
+    "ok": np.bool_(True),
+    "half": np.float32(0.25),
+    "curve": np.arange(3.0),
+    "at": datetime.datetime(2026, 1, 1),
+    "order": collections.OrderedDict(a=1),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_settings_beside_the_weights_are_passed_over(name, zipped):
+    buffer = io.BytesIO()
+    content = {"model": plain().state_dict(), "optimizer": {"state": {0: {}}}, name: HARMLESS[name]}
+    torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
+    target = plain(1)
+    load(target, buffer.getvalue(), "x")
+    assert equal(plain(), target)
+
+
+def test_a_type_that_is_not_known_to_be_harmless_is_named():
+    with pytest.raises(
+        WeightsError, match=r"holds more than tensors.*it would need shardlens\.models\.segmentation\.unet\.UNet"
+    ):
+        load(plain(), torch_file({"model": plain().state_dict(), "whole": unet()}), "x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("write", [torch_file, safetensors.torch.save])
+def test_weights_that_are_not_finite_are_refused_by_name(value, write):
+    state = plain().state_dict()
+    state["backbone.1.running_var"][1] = value
+    with pytest.raises(
+        WeightsError, match=r"x: 1 of its 9 tensors hold NaN or infinity: backbone\.1\.running_var \(1 of 2 values\)"
+    ):
+        load(plain(1), write(dict(state)), "x")
+
+
+def test_darknets_weights_that_are_not_finite_are_refused():
+    source = build("darknet", CLASSES, {"cfg": TINY_CFG})
+    next(source.parameters()).data.fill_(math.nan)
+    with pytest.raises(WeightsError, match=r"y\.weights: .* tensors hold NaN or infinity: layers\.0"):
+        load(build("darknet", CLASSES, {"cfg": TINY_CFG}), source.save_darknet(), "y.weights")
+
+
+def header(text, body=b""):
+    return struct.pack("<Q", len(text)) + text + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        header(b'{"a":{"dtype":"Q4_K","shape":[1],"data_offsets":[0,4]}}', b"abcd"),
+        header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"abcd"),
+        header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"ab"),
+        header(b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', b"abcd"),
+        header(b'{"a":' * 20_000),
+        header(b'{"__metadata__":null}'),
+        header(b'{"__metadata__":[1]}'),
+        header(b'{"__metadata__":{"shardlens":"[[[[]]]]"}}'),
+        header(b'{"__metadata__":{"shardlens":"{\\"model\\":3,\\"options\\":{},\\"labels\\":[1]}"}}'),
+        header(
+            b'{"__metadata__":{"shardlens":"{\\"model\\":\\"unet\\",\\"options\\":{},\\"labels\\":[\\"a\\"],\\"image_size\\":[1e999,1]}"}}'
+        ),
+        header(
+            b'{"__metadata__":{"shardlens":"{\\"model\\":\\"unet\\",\\"options\\":{\\"a\\":[1]},\\"labels\\":[\\"a\\"]}"}}'
+        ),
+        header(
+            b'{"__metadata__":{"shardlens":"{\\"model\\":\\"unet\\",\\"options\\":{},\\"labels\\":[\\"a\\"],\\"image_size\\":[1]}"}}'
+        ),
+        header(b"{" + b"1" * 5000 + b":1}"),
+    ],
+)
+def test_odd_safetensors_headers_are_explained(data):
+    with pytest.raises(WeightsError):
+        _ = read_checkpoint(data) or load(plain(), data, "x")
+
+
+def test_keys_that_are_no_text_and_tensors_of_odd_kinds_are_explained():
+    for state in ({0: torch.zeros(1)}, {("a", 1): torch.zeros(1)}):
+        with pytest.raises(WeightsError, match="expected a state dict of tensors"):
+            load(plain(), torch_file(state), "x")
+    state = plain().state_dict()
+    for odd in (torch.eye(2).to_sparse(), torch.zeros(2, 2, dtype=torch.complex64)):
+        with pytest.raises(WeightsError, match="x: "):
+            load(plain(), torch_file({**state, "head.weight": odd}), "x")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damage_anywhere_is_explained(kind):
+    buffer = io.BytesIO()
+    if kind == "safetensors":
+        data = save(unet(), NOTE)
+    else:
+        torch.save(plain().state_dict(), buffer, _use_new_zipfile_serialization=kind == "zip")
+        data = buffer.getvalue()
+    generator = random.Random(kind)
+    for trial in range(150):
+        damaged = bytearray(data)
+        for _ in range(generator.choice((1, 1, 3, 20))):
+            place = generator.randrange(min(len(data), generator.choice((64, 600, len(data)))))
+            damaged[place] = generator.randrange(256)
+        cut = damaged if trial % 3 else damaged[: generator.randrange(len(damaged))]
+        with contextlib.suppress(WeightsError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read_checkpoint(bytes(cut))
+            load(plain() if kind != "safetensors" else unet(), bytes(cut), "x")
