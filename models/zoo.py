@@ -9,12 +9,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from shardlens.models import torchvision_zoo
+from shardlens.models import detection, discovery, segmentation, torchvision_zoo
 from shardlens.models.darknet import zoo as darknet
-from shardlens.models.detection import zoo as detection
 from shardlens.models.errors import ModelError
 from shardlens.models.options import Value, coerce, nearest
-from shardlens.models.segmentation import zoo as segmentation
 from shardlens.models.spec import InputRule, ModelSpec
 
 VOC_LABELS = 21
@@ -22,8 +20,8 @@ VOC_LABELS = 21
 SPECS: tuple[ModelSpec, ...] = (
     *torchvision_zoo.SPECS,
     *darknet.SPECS,
-    *detection.SPECS,
-    *segmentation.SPECS,
+    *discovery.specs(detection),
+    *discovery.specs(segmentation),
 )
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in SPECS}
 

@@ -1,1 +1,1 @@
-"""Detectors written here, from their papers: one file each, or a folder; `zoo` lists them."""
+"""Detectors written here, from their papers: each module, or folder with a module `spec`, that defines a SPEC is in the zoo."""

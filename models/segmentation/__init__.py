@@ -1,1 +1,1 @@
-"""Segmenters written here, from their papers: one file each; `zoo` lists them."""
+"""Segmenters written here, from their papers: each module that defines a SPEC, or several SPECS, is in the zoo."""

@@ -5,30 +5,26 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from shardlens.models.spec import InputRule, ModelSpec
+from shardlens.models.outlines import Outline, outlines
 from shardlens.pipeline.cli.console import Flat, Output, print_table
 
 
 def models(*, output: Annotated[Output, Flat] = Output()) -> None:  # noqa: B008 - frozen
     """List the models of the zoo: task, parameters, what their input becomes, where the code comes from, paper."""
-    from shardlens.models.zoo import MODELS, outline  # torch takes seconds to import
-
-    rows = [row(spec, outline(spec), whole=output.json) for spec in MODELS.values()]
-    print_table(rows, output)
+    print_table([row(each, for_programs=output.json) for each in outlines()], output)
 
 
-def row(spec: ModelSpec, known: tuple[int, InputRule] | None, whole: bool) -> dict[str, Any]:
+def row(each: Outline, for_programs: bool) -> dict[str, Any]:
     """What the list says of a model, shorter where people read."""
-    size, rule = known or (None, None)
-    published = list(spec.published or ())
+    size = each.parameters
     return {
-        "model": spec.name,
-        "task": spec.task,
-        "parameters": size if whole or size is None else f"{size / 1e6:.1f} M",
-        "input": str(rule) if rule else None,
-        "source": spec.source if whole or len(spec.source) <= 11 else "smp",
-        "weights": ", ".join(published) if whole else "yes" if published else None,
-        "paper": spec.paper if whole else short(spec.paper),
+        "model": each.model,
+        "task": each.task,
+        "parameters": size if for_programs or size is None else f"{size / 1e6:.1f} M",
+        "input": each.input,
+        "source": each.source if for_programs or len(each.source) <= 11 else "smp",
+        "weights": ", ".join(each.weights) if for_programs else "yes" if each.weights else None,
+        "paper": each.paper if for_programs else short(each.paper),
     }
 
 
