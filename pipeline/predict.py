@@ -295,6 +295,6 @@ def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
         device_wait=figures["device_wait"],
         stages=figures["stages"],
         unmatched_labels=job.labels.unmatched,
-        notes=tuple(note for network in (job.stage.network, *job.stage.inference.ensemble) for note in network.notes),
+        notes=tuple(note for network in (job.stage.network, *job.stage.plan.ensemble) for note in network.notes),
         uri=record.warehouse.predictions(record.dataset, record.name),
     )

@@ -76,7 +76,7 @@ def lines(report: PredictReport) -> list[str]:
         + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
         f"  {report.uri}",
     ]
-    said += [f"  {note}" for note in report.notes]
+    shown += [f"  {note}" for note in report.notes]
     if report.unmatched_labels:
         some = ", ".join(report.unmatched_labels[:8])
         shown.append(f"  {len(report.unmatched_labels)} labels match no category of the dataset: {some}")
