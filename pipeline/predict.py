@@ -157,7 +157,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
     warehouse = Warehouse(config.warehouse)
     known, _, version = config.dataset.partition("@")
     dataset = Dataset.open(warehouse, known, version or None)
-    network = resolve(config.network)
+    network = resolve(config.network, checkpoints=warehouse.path("checkpoints"))
     inference = resolve_plan(config.inference, network)
     labels = match(network.labels, dataset.categories)
     shards = plan(dataset.images, config.shard_size, config.split)

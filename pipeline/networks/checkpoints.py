@@ -19,6 +19,7 @@ MANIFEST = "checkpoint.json"
 STEP = re.compile(r"step-(\d+)/")
 
 
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".weights")
 
 
@@ -31,6 +32,18 @@ def weights_file(uri: str) -> str:
         return inside
     newest = newest_step(uri)
     return uri if newest is None else storage.join(step_folder(uri, newest), CHECKPOINT)
+
+
+def of_run(weights: str, checkpoints: str) -> str:
+    """`weights`, or the folder of the training run of this name below `checkpoints`.
+
+    A file or folder of the name goes first; a name without a slash or suffix that is neither stays what it is.
+    """
+    if not PLAIN_NAME.fullmatch(weights) or weights == RANDOM or weights.endswith(WEIGHTS_SUFFIXES):
+        return weights
+    folder = storage.join(checkpoints, weights)
+    here = storage.normalize(weights)
+    return folder if not storage.exists(here) and storage.exists(folder) else weights
 
 
 def steps_below(folder: str) -> list[int]:

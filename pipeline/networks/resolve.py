@@ -15,7 +15,7 @@ from shardlens import models
 from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec, Published
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, ModelError, StorageError, WeightsError
-from shardlens.pipeline.networks.checkpoints import RANDOM, weights_file
+from shardlens.pipeline.networks.checkpoints import RANDOM, of_run, weights_file
 from shardlens.pipeline.networks.named_values import named_options
 from shardlens.pipeline.networks.weights import Checkpoint, load, read_checkpoint, verify
 
@@ -30,7 +30,8 @@ class NetworkConfig:
     option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """K=V, an option of the model, as often as needed; an option that takes a file (cfg of darknet) is its URI."""
     weights: str | None = None
-    """URI of the weights or of a checkpoint's folder, the name of published weights (DEFAULT), or 'random'."""
+    """URI of the weights or of a checkpoint's folder, the name of a training run in the warehouse or of published weights
+    (DEFAULT), or 'random'."""
     sha256: str | None = None
     """Digest that the weights file must have."""
     labels: str | None = None
@@ -88,19 +89,20 @@ class Network:
         }
 
 
-def resolve(config: NetworkConfig, own_code: str | None = None) -> Network:
+def resolve(config: NetworkConfig, own_code: str | None = None, checkpoints: str | None = None) -> Network:
     """Read what `config` names (weights, labels, option files) and make sure that it fits together.
 
     Args:
         own_code: a name package.module:SPEC that the user gave elsewhere. A checkpoint may name this one; any other model
             that a checkpoint names must be in the zoo, for importing a module runs its code.
+        checkpoints: folder of the warehouse's training runs, which `weights` may name.
 
     Raises:
         ModelError: an unknown model or option.
         ConfigError: something is missing: the model, the weights or the labels.
         WeightsError: the weights do not have the wanted digest, or do not fit the model.
     """
-    uri = weights_file(_weights_uri(config))
+    uri = weights_file(_weights_uri(config, checkpoints))
     data = b"" if uri == RANDOM else _read_weights(uri)
     digest = RANDOM if uri == RANDOM else _digest(data)
     if config.sha256 is not None and config.sha256.lower() != digest:
@@ -170,7 +172,7 @@ def _load(network: Network, data: bytes) -> tuple[nn.Module, tuple[str, ...]]:
     return model.eval().requires_grad_(False), notes
 
 
-def _weights_uri(config: NetworkConfig) -> str:
+def _weights_uri(config: NetworkConfig, checkpoints: str | None) -> str:
     if config.weights is None:
         raise ConfigError(
             f"no weights given for {config.model or 'the model'}: name them with --weights URI (a file, a checkpoint's folder, "
@@ -179,7 +181,9 @@ def _weights_uri(config: NetworkConfig) -> str:
     if config.weights == RANDOM:
         return RANDOM
     published = _published(config)
-    return published.url if published else storage.normalize(config.weights)
+    if published:
+        return published.url
+    return storage.normalize(config.weights if checkpoints is None else of_run(config.weights, checkpoints))
 
 
 def _published(config: NetworkConfig) -> Published | None:
@@ -204,15 +208,19 @@ def read_options(spec: ModelSpec, given: Mapping[str, str]) -> dict[str, str]:
 
 def _text(uri: str) -> str:
     data = storage.read(storage.normalize(uri))
+    encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"  # with or without a byte order mark
     try:
-        return data.decode("utf-8")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{uri} is not a text file: byte {error.start} is {data[error.start]:#04x}") from None
+        raise ConfigError(
+            f"{uri} is not a text file in UTF-8: byte {error.start} is {data[error.start]:#04x}; save it as UTF-8"
+        ) from None
 
 
 def _labels(spec: ModelSpec, uri: str | None, checkpoint: Checkpoint | None) -> tuple[str, ...]:
     if uri is not None:
-        names = tuple(line.strip() for line in _text(uri).splitlines() if line.strip())
+        text = _text(uri).replace("\r\n", "\n").replace("\r", "\n")
+        names = tuple(line.strip() for line in text.split("\n") if line.strip())
         if not names:
             raise ConfigError(f"{uri} holds no labels: expected a name a line")
         return (BACKGROUND, *names) if spec.background and names[0] != BACKGROUND else names

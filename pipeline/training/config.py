@@ -56,7 +56,8 @@ class TrainConfig(Augmentation, Optimization, Subject):
     patience: int = 0
     """Early stopping: validations without an improvement after which the run ends; 0 = never."""
     init: str | None = None
-    """URI of initial weights, of a backbone or a complete model: tensors that match by name and shape are loaded."""
+    """URI of initial weights, of a backbone or a complete model, or the name of a training run: tensors that match by
+    name and shape are loaded."""
     transfer: Transfer | None = None
     """scratch; feature-extractor: the backbone is frozen, its norms included; fine-tune: everything is trained;
     head-then-all: feature-extractor for --head-epochs, then fine-tune. Default: fine-tune with --init, else scratch."""

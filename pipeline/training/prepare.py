@@ -15,6 +15,7 @@ from shardlens.models.options import Value, coerce
 from shardlens.models.spec import BACKGROUND, ModelSpec
 from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.networks.checkpoints import of_run
 from shardlens.pipeline.networks.precision import resolve_precision
 from shardlens.pipeline.networks.resolve import read_options
 from shardlens.pipeline.training import checks, notes
@@ -54,7 +55,8 @@ def prepare(config: TrainConfig) -> TrainJob:
     _check_model(config, spec)
     name, _, version = config.dataset.partition("@")
     dataset = Dataset.open(Warehouse(config.warehouse), name, version or None)
-    config = replace(config, dataset=name)
+    init = config.init and of_run(config.init, Warehouse(config.warehouse).path("checkpoints"))
+    config = replace(config, dataset=name, init=init)
     split = choose_split(config, dataset.images)
     annotations = read(dataset)
     usable = _usable(config, spec, dataset, annotations, split)

@@ -13,9 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+from shardlens import models
 from shardlens.models.spec import InputRule, ModelSpec, Published
-from shardlens.pipeline.errors import WeightsError
+from shardlens.pipeline.errors import ConfigError, WeightsError
+from shardlens.pipeline.networks.checkpoints import of_run
 from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
+from shardlens.pipeline.networks.weights import Checkpoint, save
+from tests.models.samples import CLASSES, TINY_CFG
 
 PUBLISHED: dict[str, Published] = {}
 """Filled by each test: the server's port is free at random."""
@@ -90,3 +94,57 @@ def test_weights_of_ones_own_have_the_defaults(address: str, tmp_path: Path) -> 
 def test_nothing_at_the_address_is_explained(address: str) -> None:
     with pytest.raises(WeightsError, match=r"gone\.pth"):
         resolve(publish(address.replace("weights", "gone"), None, {}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfcat\ndog\n",
+        b"cat\r\ndog\r\n",
+        b"cat\rdog",
+        b"\n\n  cat  \n\n\tdog\n\n",
+        "cat\ndog\n".encode("utf-16"),
+        "\ufeffcat\ndog\n".encode("utf-16-be"),
+    ],
+)
+def test_labels_as_editors_save_them(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    options = ("depth=1", "width=4")
+    network = resolve(NetworkConfig(model="unet", option=options, weights="random", labels=str(tmp_path / "names.txt")))
+    assert network.labels == ("__background__", "cat", "dog")
+
+
+def test_labels_in_another_encoding_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes("Käse\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"names\.txt is not a text file in UTF-8: byte 1 is 0xe4; save it as UTF-8"):
+        resolve(NetworkConfig(model="unet", weights="random", labels=str(tmp_path / "names.txt")))
+
+
+def test_a_cfg_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "y.cfg").write_bytes(b"\xef\xbb\xbf" + TINY_CFG.replace("\n", "\r\n").encode())
+    (tmp_path / "y.names").write_text("\n".join(f"n{i}" for i in range(CLASSES)))
+    network = resolve(
+        NetworkConfig(
+            model="darknet", option=(f"cfg={tmp_path / 'y.cfg'}",), weights="random", labels=str(tmp_path / "y.names")
+        )
+    )
+    assert len(network.labels) == CLASSES
+
+
+def test_weights_may_be_a_training_runs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = ("__background__", "thing")
+    options = {"depth": 1, "width": 4}
+    folder = tmp_path / "warehouse" / "checkpoints" / "cells"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(
+        save(models.build("unet", 2, options), Checkpoint("unet", options, labels))
+    )
+    checkpoints = str(tmp_path / "warehouse" / "checkpoints")
+    network = resolve(NetworkConfig(weights="cells"), checkpoints=checkpoints)
+    assert (network.model, network.weights) == ("unet", str(folder / "model.safetensors"))
+    assert of_run("cells", checkpoints) == str(folder)
+    for same in ("random", "other", "cells/model.safetensors", "s3://b/cells", "cells.pt", "../cells"):
+        assert of_run(same, checkpoints) == same
+    (tmp_path / "cells").mkdir()
+    assert of_run("cells", checkpoints) == "cells"  # a folder of this name goes first
