@@ -1,7 +1,7 @@
 """The zoo: networks for detection, instance and semantic segmentation, by name.
 
 `MODELS` maps a name to its `ModelSpec`, `find` looks one up, `build` makes the network. They are loaded at their first
-use: the errors and specs beside them are wanted by code that never touches a network, and torch takes seconds to load.
+use: code that never touches a network imports the errors and specs next to them, and torch takes seconds to load.
 """
 
 from importlib import import_module

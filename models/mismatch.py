@@ -1,4 +1,4 @@
-"""Filling a network from a state dict, and saying in words where the two differ."""
+"""Filling a network from a state dict, and explaining where the two differ."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def explain(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
         _some("missing in the file", missing),
         _some("unknown to the model", sorted(result.unexpected_keys)),
     ]
-    told = "; ".join(part for part in parts if part)
+    problem = "; ".join(part for part in parts if part)
     fits = f"{sum(key in own for key in fitting)} of the model's {len(own)} tensors fit"
     if not missing and not result.unexpected_keys:
-        told = _classes(model, shapes) + told
-    return f"{told} ({fits}; is it another model, or are options or labels different?)"
+        problem = _classes(model, shapes) + problem
+    return f"{problem} ({fits}; is it another model, or are options or labels different?)"
 
 
 def _some(what: str, items: Iterable[str], separator: str = ", ") -> str:

@@ -1,4 +1,4 @@
-"""What the zoo says of a model: its task, how to build it, and what its input becomes."""
+"""A row of the zoo: a model's task, how to build it, and how its input is resized and padded."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ModelSpec:
     `background` is true (label 0, as torchvision has it). Detection and instance networks take a list of CHW float
     images in [0, 1] and give `[{boxes (N, 4) xyxy float, labels (N,) int64, scores (N,), masks? (N, 1, H, W)}]` in
     evaluation, a dict of losses in training. Panoptic networks (models/segmentation/panoptic_fpn.py) take such a list
-    too, targets with masks and a map, and give a panoptic map beside the boxes. Semantic networks take NCHW and give
+    too, targets with masks and a map, and give a panoptic map in addition to the boxes. Semantic networks take NCHW and give
     `{"out": (N, K, H, W) logits}`.
     """
 

@@ -1,4 +1,4 @@
-"""What a model of each task learns from and predicts, so that no caller has to compare names of tasks."""
+"""What a model of each task is trained on and predicts, so that no caller has to compare names of tasks."""
 
 from __future__ import annotations
 

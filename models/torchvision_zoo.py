@@ -62,7 +62,7 @@ def _rcnn(
     regions_per_image: int = 512,
     norm_eps: float = 1e-5,
 ) -> nn.Module:
-    """Faster R-CNN and Mask R-CNN. The second stage learns from `regions_per_image` of the first one's proposals."""
+    """Faster R-CNN and Mask R-CNN. The second stage is trained on `regions_per_image` of the first one's proposals."""
     require("regions_per_image", regions_per_image, 1)
     _check_selection(score_threshold, nms_threshold, detections_per_image)
     _check_sizes(min_size, max_size)

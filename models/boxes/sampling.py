@@ -1,4 +1,4 @@
-"""Which regions of an image a two-stage detector learns from: https://arxiv.org/abs/1504.08083, section 2.3."""
+"""Which regions of an image a two-stage detector is trained on: https://arxiv.org/abs/1504.08083, section 2.3."""
 
 from __future__ import annotations
 

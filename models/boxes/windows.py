@@ -1,4 +1,4 @@
-"""Windows that slide over an image at several scales, and which of them a classifier learns from."""
+"""Windows that slide over an image at several scales, and which of them a classifier is trained on."""
 
 from __future__ import annotations
 

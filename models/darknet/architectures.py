@@ -100,7 +100,7 @@ def read_anchors(text: str) -> Anchors:
 
 
 def yolov2(plan: Plan) -> list[Section]:
-    """Darknet-19, and the maps of twice the resolution reorganized beside its last ones."""
+    """Darknet-19, and the maps of twice the resolution reorganized next to its last ones."""
     c = plan.conv
     layers = [*_darknet19(plan), c(1024), c(1024)]
     coarse = len(layers) - 1

@@ -5,6 +5,7 @@ https://github.com/AlexeyAB/darknet/wiki/CFG-Parameters-in-the-different-layers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -48,7 +49,7 @@ class Section:
 
     def number(self, key: str, default: float) -> float:
         """A number."""
-        return self._parsed(key, default, float, "a number")
+        return self._parsed(key, default, _finite, "a number")
 
     def integers(self, key: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Whole numbers between commas."""
@@ -56,7 +57,7 @@ class Section:
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Numbers between commas."""
-        return self._parsed(key, (), _list_of(float), "numbers between commas")
+        return self._parsed(key, (), _list_of(_finite), "numbers between commas")
 
     def refuse(self, *keys: str) -> None:
         """Refuse settings that would change the result and that this reader does not have."""
@@ -117,6 +118,13 @@ def exchange(cfg: str, values: Mapping[str, str]) -> str:
 
 def _written(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _list_of(parse_one: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:

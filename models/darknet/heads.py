@@ -19,6 +19,8 @@ from shardlens.models.darknet.tree import WordTree
 from shardlens.models.options import require
 
 HEADS = ("yolo", "region")
+_MOST_ANCHORS = 2000
+_MOST_BOXES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,16 @@ def _check_tree(section: Section, tree: WordTree | None) -> None:
 def _pairs(section: Section) -> list[tuple[float, float]]:
     """The (width, height) of the anchors; none if one of them is not above 0."""
     flat = section.numbers("anchors")
+    if len(flat) > _MOST_ANCHORS:
+        raise section.error(f"{len(flat)} sides of anchors, expected {_MOST_ANCHORS} at most", "anchors")
     return list(zip(flat[::2], flat[1::2], strict=False)) if min(flat, default=0) > 0 else []
 
 
 def _classes(section: Section, anchors: int, shape: Shape) -> int:
     classes = section.integer("classes", 20, least=1)
+    if anchors * shape.height * shape.width > _MOST_BOXES:
+        cells = f"{anchors} anchors in each of {shape.height} x {shape.width} cells"
+        raise section.error(f"{cells}, expected {_MOST_BOXES} boxes at most: what comes before it divides the size")
     needed = anchors * (5 + classes)
     if shape.channels != needed:
         found = f"{shape.channels} channels come in"

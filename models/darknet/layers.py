@@ -133,6 +133,10 @@ class Reorg(nn.Module):
         return patches.permute(0, 3, 5, 1, 2, 4).reshape(batch, channels * s**2, height // s, width // s)
 
 
+_MOST = 1 << 29
+"""Weights of a convolution beyond which its section is taken for a slip."""
+
+
 def _activation(section: Section, default: str) -> nn.Module:
     name = section.text("activation", default)
     if name not in ACTIVATIONS:
@@ -156,6 +160,11 @@ def _convolutional(section: Section, index: int, shapes: Sequence[Shape]) -> Bui
     dilation = section.integer("dilation", 1, least=1) if size > 1 else 1
     padding = dilation * (size // 2 if section.integer("pad", 0) else section.integer("padding", 0, least=0))
     normalized = section.integer("batch_normalize", 0) != 0
+    weights = filters * (channels // groups) * size**2
+    if max(weights, size, padding, dilation, *strides) > _MOST:
+        raise section.error(
+            f"filters={filters} size={size} on {channels} channels need {weights} weights, more than {_MOST}"
+        )
     convolution = nn.Conv2d(channels, filters, size, strides, padding, dilation, groups, bias=not normalized)
     norm = [nn.BatchNorm2d(filters, eps=NORM_EPS)] if normalized else []
     reach = 2 * padding - dilation * (size - 1) - 1

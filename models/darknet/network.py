@@ -149,8 +149,8 @@ def _check_levels(net: Section, levels: list[Level]) -> None:
     """Refuse a network without [yolo] or [region] layers, or with some that do not speak of the same classes."""
     kinds = {(level.classes, level.new_coords, level.softmax) for level in levels}
     if len(kinds) != 1:
-        told = (f"[{HEADS[soft]}] classes={classes} new_coords={int(new)}" for classes, new, soft in sorted(kinds))
-        found = ", ".join(told) or "none"
+        heads = (f"[{HEADS[soft]}] classes={classes} new_coords={int(new)}" for classes, new, soft in sorted(kinds))
+        found = ", ".join(heads) or "none"
         raise net.error(f"the network's [yolo] and [region] layers are: {found}; expected at least one, and all alike")
 
 

@@ -20,7 +20,7 @@ from shardlens.models.errors import WeightsError
 
 Shape = tuple[int, ...]
 _BOX = 5
-"""Values that an anchor has beside its classes."""
+"""Values that an anchor has in addition to its classes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read(layers: nn.ModuleList, heads: Mapping[int, int], data: bytes, where: st
 def state(layers: nn.ModuleList, heads: Mapping[int, int], data: bytes, where: str) -> dict[str, Tensor]:
     """The tensors in `data` by their names in `layers`, for transfer.
 
-    The file may be of other classes, whose number is told from its length, or end after any layer, as those of a
+    The file may be of other classes, whose number follows from its length, or end after any layer, as those of a
     backbone alone do.
     """
     _, values, rest = _parse(data, where)

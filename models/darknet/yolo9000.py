@@ -47,8 +47,8 @@ def _build(
     """
     words = word_tree(tree, map, hier_threshold) or WordTree(flat_tree(num_classes), threshold=hier_threshold)
     if len(words.node) != num_classes:
-        told = f"the map has {len(words.node)} lines" if map else f"the tree has {len(words.node)} nodes"
-        raise ModelError(f"{told}, and {num_classes} labels were given; expected a line of the map for each label")
+        found = f"the map has {len(words.node)} lines" if map else f"the tree has {len(words.node)} nodes"
+        raise ModelError(f"{found}, and {num_classes} labels were given; expected a line of the map for each label")
     sizes = read_anchors(anchors) if anchors else TREE_ANCHORS
     files = {"tree": "labels.tree", "map": "labels.map"} if map else {"tree": "labels.tree"}
     keys = loss_keys("region", box_loss, box_weight, ignore_threshold)

@@ -1,4 +1,4 @@
-"""Graph-based segmentation: neighboring pixels join as long as what parts them is small beside what varies within.
+"""Graph-based segmentation: neighboring pixels join as long as the difference between them is small compared with that within.
 
 Felzenszwalb and Huttenlocher: https://doi.org/10.1023/B:VISI.0000022288.19776.77
 """
@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int32]
 _SMOOTHING = 0.8
 _CHUNKS = 32
 _STEPS = 128
-"""Distances of colors are told apart in parts of 1 / 128."""
+"""Distances of colors are distinguished in steps of 1 / 128."""
 NEIGHBORS = (
     (np.s_[:, :-1], np.s_[:, 1:]),
     (np.s_[:-1], np.s_[1:]),
@@ -80,7 +80,7 @@ class _Forest:
 
     Edges come in chunks of rising weight, and most of a chunk is settled at once: edges inside a segment and those of
     a finished one are dropped (an edge that is refused finishes the lighter-bound of its two segments, for all later
-    edges weigh more), and groups so small that no edge of the chunk can be refused are joined whole.
+    edges weigh more), and groups so small that no edge of the chunk can be refused are joined completely.
     """
 
     def __init__(self, pixels: int, scale: float) -> None:

@@ -22,7 +22,7 @@ from shardlens.models.torchvision_zoo import transform_rule
 
 
 class LargeSeparableConvolution(nn.Module):
-    """k x 1 then 1 x k, beside 1 x k then k x 1, summed: the sight of a k x k convolution at a fraction of its cost."""
+    """k x 1 then 1 x k, plus 1 x k then k x 1: the receptive field of a k x k convolution at a fraction of its cost."""
 
     def __init__(self, inputs: int, middle: int, outputs: int, kernel: int) -> None:
         super().__init__()

@@ -103,8 +103,8 @@ class Localiser(nn.Module):
         """The slots whose best class other than the background is likely enough, best first."""
         best, labels = scores[:, 1:].max(1)
         order = best.argsort(descending=True, stable=True)
-        whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        kept = order[whole[order] & (best[order] > self.score_threshold)]
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        kept = order[solid[order] & (best[order] > self.score_threshold)]
         return {"boxes": boxes[kept], "labels": labels[kept] + 1, "scores": best[kept]}
 
 

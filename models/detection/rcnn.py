@@ -32,7 +32,7 @@ _UNFITTED = -20.0
 
 
 class RCNN(nn.Module):
-    """A network that no gradient trains: `fit_batches` fits its machines, which are buffers beside the features' weights.
+    """A network that no gradient trains: `fit_batches` fits its machines, which are buffers next to the features' weights.
 
     Attributes:
         backbone: a classifier without its last layer, (N, 3, side, side) to (N, D); it stays as it was loaded.

@@ -17,7 +17,7 @@ from shardlens.models.detection.linear_machines import fit_ridge, fit_svm
 NEGATIVE_IOU = 0.3
 """Regions that cover every object of a class less than this are negative examples of it."""
 REGRESSED_IOU = 0.6
-"""The box regressors learn from regions that cover an object more than this."""
+"""The box regressors are fitted to regions that cover an object more than this."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MiningRule:
     ridge: float = 1000.0
     """The box regressors' lambda."""
     pairs: int = 5000
-    """Regions of a class that its box regressor learns from, at most."""
+    """Regions of a class that its box regressor is fitted to, at most."""
 
 
 @dataclass
@@ -93,7 +93,7 @@ class ClassExamples:
         return weights, bias
 
     def regressor(self) -> tuple[Tensor, Tensor] | None:
-        """Weights (4, D) and biases (4,) from a region's features to its codes; None without a region to learn from."""
+        """Weights (4, D) and biases (4,) from a region's features to its codes; None without a region to fit."""
         if not sum(map(len, self.regions)):
             return None
         return fit_ridge(torch.cat(self.regions), torch.cat(self.codes), self.rule.ridge)

@@ -54,10 +54,10 @@ class Selection:
 class SolidDetections(nn.Module):
     """To stand before torchvision's FCOS or RetinaNet among a class's bases: leaves out what was cut to nothing."""
 
-    def postprocess_detections(self, *said: Any) -> list[Detections]:
-        """Detections of each image, of what the head said; torchvision's own, without those of no width or height."""
+    def postprocess_detections(self, *outputs: Any) -> list[Detections]:
+        """Detections of each image, of the head's outputs; torchvision's own, without those of no width or height."""
         solid = []
-        for found in super().postprocess_detections(*said):  # type: ignore[misc]
+        for found in super().postprocess_detections(*outputs):  # type: ignore[misc]
             kept = remove_small_boxes(found["boxes"], NOTHING)
             solid.append({key: value[kept] for key, value in found.items()})
         return solid

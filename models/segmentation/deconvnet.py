@@ -1,7 +1,7 @@
-"""DeconvNet: a VGG, its fc6 and fc7, and the whole of it mirrored: unpooling by switches, transposed convolutions.
+"""DeconvNet: a VGG, its fc6 and fc7, and all of it mirrored: unpooling by switches, transposed convolutions.
 
 https://arxiv.org/abs/1505.04366. The paper's fc6 shrinks the last 7x7 map of a 224x224 proposal to one pixel; here fc6
-and its transpose keep the size, so that images of any size pass. Its proposals are not ours: whole images are labeled.
+and its transpose keep the size, so that images of any size pass. The paper labels proposals; here complete images are labeled.
 """
 
 from __future__ import annotations

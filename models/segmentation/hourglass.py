@@ -1,4 +1,4 @@
-"""Stacked hourglasses: each looks at the whole image again, knowing what the last one said. https://arxiv.org/abs/1603.06937
+"""Stacked hourglasses: each sees the whole image again, with the output of the one before. https://arxiv.org/abs/1603.06937
 
 The paper finds joints; here each stack's 1x1 classifier gives classes. Every stack has its own loss.
 """
@@ -63,8 +63,8 @@ def _stem(width: int) -> nn.Sequential:
 
 
 def _enlarged(logits: Tensor, height: int, width: int) -> Tensor:
-    whole = F.interpolate(logits, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-    return whole[..., :height, :width]
+    full = F.interpolate(logits, scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+    return full[..., :height, :width]
 
 
 def _build(*, num_classes: int, stacks: int = 8, width: int = 256, depth: int = 4, blocks: int = 1) -> StackedHourglass:

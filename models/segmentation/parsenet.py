@@ -32,7 +32,7 @@ class L2Norm(nn.Module):
 
 
 class ParseNet(nn.Module):
-    """Scores of each pixel's features beside the image's mean features, interpolated."""
+    """Scores of each pixel's features next to the image's mean features, interpolated."""
 
     def __init__(self, num_classes: int, backbone: VGG, head_width: int) -> None:
         super().__init__()

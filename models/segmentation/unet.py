@@ -88,7 +88,7 @@ def valid_margin(depth: int) -> int:
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside a 1x1 shortcut."""
+    """Two convolutions and a 1x1 shortcut."""
 
     def __init__(self, inputs: int, outputs: int, padding: int) -> None:
         super().__init__()

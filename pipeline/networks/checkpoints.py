@@ -13,7 +13,7 @@ CHECKPOINT = "model.safetensors"
 
 
 MANIFEST = "checkpoint.json"
-"""In the folder of a step's checkpoint: written last, so that it is whole once this is there."""
+"""In the folder of a step's checkpoint: written last: the checkpoint is complete once this exists."""
 
 
 STEP = re.compile(r"step-(\d+)/")
@@ -47,7 +47,7 @@ def of_run(weights: str, checkpoints: str) -> str:
 
 
 def steps_below(folder: str) -> list[int]:
-    """Steps of a training run that have a checkpoint's folder, whole or not, in their order."""
+    """Steps of a training run that have a checkpoint's folder, complete or not, in order."""
     names = (STEP.fullmatch(name) for name in storage.children(folder))
     return sorted(int(match[1]) for match in names if match)
 
@@ -58,7 +58,7 @@ def whole_step(folder: str, step: int) -> bool:
 
 
 def newest_step(folder: str) -> int | None:
-    """Step of a training run's last checkpoint that was written to its end; None = there is none."""
+    """Step of a training run's last checkpoint that was written to its end; None if there is none."""
     return next((step for step in reversed(steps_below(folder)) if whole_step(folder, step)), None)
 
 

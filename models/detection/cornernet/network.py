@@ -81,7 +81,7 @@ def channels_at(width: int, depth: int) -> tuple[int, ...]:
 
 
 class CornerHourglass(nn.Module):
-    """Stacked hourglasses; each but the first reads what the one before read, and what it said."""
+    """Stacked hourglasses; each but the first reads the input and the output of the one before."""
 
     def __init__(self, stacks: int, width: int, depth: int, blocks: int) -> None:
         super().__init__()

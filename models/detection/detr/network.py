@@ -150,5 +150,5 @@ def select(found: Found, sizes: Sequence[tuple[int, int]], threshold: float) -> 
 
 
 def resize_and_normalize(min_size: int, max_size: int) -> GeneralizedRCNNTransform:
-    """Torchvision's: the shorter side becomes `min_size`, ImageNet's mean and deviation, padded to whole features."""
+    """Torchvision's: the shorter side becomes `min_size`, ImageNet's mean and deviation, padded to a multiple of the stride."""
     return GeneralizedRCNNTransform(min_size, max_size, list(MEAN), list(STD), size_divisible=STRIDE)
