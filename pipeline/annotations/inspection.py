@@ -20,6 +20,7 @@ from shardlens.pipeline.errors import (
 )
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
 from shardlens.pipeline.images.fetch import Decoding, load
+from shardlens.pipeline.images.file_warnings import FILE_WARNINGS
 from shardlens.pipeline.images.header import Header, read_header
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef
@@ -117,14 +118,15 @@ def _head(place: Place) -> Place:
 
 def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault]) -> tuple[Header | None, ...]:
     """Read the headers from the first bytes of each image, or from all of them where those do not suffice."""
-    headers = [_header(data) for data in heads]
+    headers = [_header(data, name) for data, name in zip(heads, batch.file_names, strict=True)]
     missing = {i for i, data in enumerate(heads) if isinstance(data, LocationNotFoundError)}
     again = [i for i, header in enumerate(headers) if header is None and i not in missing]
     for i, data in zip(again, _read([batch.images[i] for i in again]), strict=True):
         try:
             if isinstance(data, StorageError):
                 raise data
-            headers[i] = read_header(data)
+            with FILE_WARNINGS.of(batch.file_names[i]):
+                headers[i] = read_header(data)
         except (ImageError, StorageError) as error:
             faults.append((batch.first + i, "unreadable-image", f"{batch.file_names[i]}: {error}"))
     faults.extend(
@@ -133,11 +135,12 @@ def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault
     return tuple(headers)
 
 
-def _header(data: bytes | StorageError) -> Header | None:
+def _header(data: bytes | StorageError, file_name: str) -> Header | None:
     if isinstance(data, StorageError):
         return None
     try:
-        return read_header(data)
+        with FILE_WARNINGS.of(file_name):
+            return read_header(data)
     except ImageError:
         return None
 

@@ -17,6 +17,7 @@ from shardlens.pipeline.errors import (
 )
 from shardlens.pipeline.executors.base import Clock
 from shardlens.pipeline.images.decode import Decoded, Enough, Postponed, decode, postponed
+from shardlens.pipeline.images.file_warnings import FILE_WARNINGS
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, ImageRef
 
@@ -116,7 +117,7 @@ def _decode(image: ImageRef, data: bytes | StorageError, decoding: Decoding) -> 
         )
     later = decoding.postpone and _pixels(image) > PIXELS_IN_FLIGHT
     try:
-        with decoding.clock.spent("decode"):
+        with decoding.clock.spent("decode"), FILE_WARNINGS.of(image.file_name):
             return postponed(data, decoding.policy) if later else decode(data, decoding.policy, decoding.enough)
     except ImageError as error:
         return Failure(image.image_id, "decode", "ImageError", f"{image.file_name}: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,16 @@ def test_prefetch_carries_errors_over() -> None:
     with pytest.raises(ValueError, match="from the thread"):
         list(ahead)
     ahead.close()
+
+
+def test_warnings_of_decoders_name_the_file(tmp_path: Path) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # four of five entries are missing
+    (tmp_path / "odd.jpg").write_bytes(drawn_images.encode(drawn_images.picture(), exif=exif))
+    ref = ImageRef(0, str(tmp_path / "odd.jpg"), None, None, 64, 48, "folder/odd.jpg")
+    before = warnings.showwarning
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        list(load([ref, ref], Decoding(DecodePolicy())))
+    assert shown
+    assert all(str(warning.message).startswith("folder/odd.jpg: ") for warning in shown)
+    assert warnings.showwarning is before
