@@ -73,16 +73,16 @@ def fetching(root: str) -> tuple[float, float]:
         for place in places:
             storage.publish(place, data)
         begun = time.perf_counter()
-        found = []
+        objects = []
         for first in range(0, OBJECTS, FETCH_AT_ONCE):
-            found += storage.read_many([(place, None, None) for place in places[first : first + FETCH_AT_ONCE]])
+            objects += storage.read_many([(place, None, None) for place in places[first : first + FETCH_AT_ONCE]])
         seconds = time.perf_counter() - begun
     finally:
         for place in places:
             storage.delete(place)
-    for one in found:
-        if not isinstance(one, bytes):
-            raise one
+    for data_or_error in objects:
+        if not isinstance(data_or_error, bytes):
+            raise data_or_error
     return OBJECTS / seconds, OBJECTS * OBJECT_BYTES / seconds / 1e6
 
 
@@ -108,7 +108,7 @@ def writing_rows() -> float:
 
 
 def dealing(executor: Executor) -> tuple[float, float]:
-    """Seconds until the first worker answered, and shards a second that the driver deals and takes back.
+    """Seconds until the first worker answered, and shards a second that the driver sends and takes back.
 
     Raises:
         ExecutionError: no worker comes, or workers die.

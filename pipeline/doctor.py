@@ -1,4 +1,4 @@
-"""What of this installation works: packages, processor, GPU, Ray, storage, Prefect; and how to mend what does not."""
+"""What of this installation works: packages, processor, GPU, Ray, storage, Prefect; and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LITTLE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part."""
+    """The finding on one part."""
 
     part: str
     state: State
@@ -53,7 +53,7 @@ class DoctorConfig:
     ray: bool = True
     """Start Ray, or join the cluster, and run something on it."""
     address: str | None = None
-    """Ray cluster to join; None = RAY_ADDRESS, else one is started on this machine."""
+    """Ray cluster to join; default: RAY_ADDRESS, else one is started on this machine."""
     bench: Annotated[bool, Parameter(negative="")] = False
     """Measure too what bounds the speed of a run here: decoding, the store, Parquet, Ray; half a minute."""
 
@@ -85,8 +85,10 @@ def bench(config: DoctorConfig) -> Iterator[Finding]:
                 ready = time.perf_counter() - begun
                 first, rate = benchmark.dealing(workers)
             yield Finding("start", "ok", f"Ray in {ready:.1f} s, its first worker in {first:.1f} s more")
-            said = f"{rate:.0f} shards of {benchmark.SHARD_IMAGES} images a second are dealt to workers and taken back"
-            yield Finding("deal", "ok", said)
+            rate_of_shards = (
+                f"{rate:.0f} shards of {benchmark.SHARD_IMAGES} images a second are sent to workers and returned"
+            )
+            yield Finding("scheduling", "ok", rate_of_shards)
     except ShardlensError as error:
         yield Finding("bench", "fail", str(error))
 
@@ -101,14 +103,14 @@ def packages(distribution: str = "shardlens") -> Finding:
     """Whether the installed packages are those that were asked for; some newer ones break Prefect's server."""
     asked = [Requirement(line) for line in requires(distribution) or ()]
     wanted = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": ""})]
-    wrong = [said for each in wanted if (said := _misfit(each))]
+    wrong = [misfit for each in wanted if (misfit := _misfit(each))]
     if wrong:
         return Finding("packages", "fail", "; ".join(wrong), "pip install --constraint constraints.txt --editable .")
     return Finding("packages", "ok", f"{distribution} {version(distribution)} with the {len(wanted)} it asks for")
 
 
 def _misfit(wanted: Requirement) -> str | None:
-    """What is wrong with an installed package, None = nothing."""
+    """What is wrong with an installed package; None if nothing is."""
     try:
         found = version(wanted.name)
     except PackageNotFoundError:
@@ -215,9 +217,9 @@ def _contents(place: Warehouse) -> Finding:
         place.check()
         datasets, runs = (len(storage.children(place.path(part))) for part in ("datasets", "runs"))
         return Finding("warehouse", "ok", f"{place.root}: {datasets} datasets, {runs} runs")
-    strangers = storage.children(place.root)[:3]
-    if strangers:
-        found = f"{place.root} is no warehouse, and holds {', '.join(strangers)}"
+    foreign_files = storage.children(place.root)[:3]
+    if foreign_files:
+        found = f"{place.root} is no warehouse, and holds {', '.join(foreign_files)}"
         return Finding("warehouse", "fail", found, "name another place with --warehouse or SHARDLENS_WAREHOUSE")
     remedy = "make it with 'shardlens ingest', or name another place with --warehouse or SHARDLENS_WAREHOUSE"
     return Finding("warehouse", "warn", f"{place.root}: nothing there yet", remedy)

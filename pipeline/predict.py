@@ -1,4 +1,4 @@
-"""Prediction over a dataset: resolve, plan, run what is missing, isolate what kills workers, commit."""
+"""Prediction over a dataset: resolve, plan, run the missing shards, isolate images that kill workers, commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 
@@ -29,6 +29,7 @@ from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_
 from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import digest
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256", "image_timeout"})
 """Settings that cannot change a row."""
 RESOLVED = frozenset(
@@ -58,22 +59,22 @@ class PredictConfig:
     """What to predict, with what, and how."""
 
     dataset: str
-    """Name of an ingested dataset; NAME@VERSION = not its latest version but that one."""
+    """Name of an ingested dataset; NAME@VERSION for another version than the latest."""
     _: KW_ONLY
     network: Annotated[NetworkConfig, Parameter(name="*")] = field(default_factory=NetworkConfig)
     """Which network, with which weights."""
     inference: Annotated[InferenceConfig, Parameter(name="*")] = field(default_factory=InferenceConfig)
     """What is done around it: tiles, views, post-processing."""
     run: str | None = None
-    """Name of the run; None = the model's name and some digits of what is asked for, so that the same command resumes."""
+    """Name of the run; default: the model's name and a digest of the settings, so that the same command resumes."""
     split: str | None = None
-    """Predict this split alone."""
+    """Predict only this split; default: all images."""
     batch_size: int = 8
-    """Images of one padded shape that go through the network at once, at most."""
+    """Maximum number of images in a batch; the images of a batch have one padded shape."""
     shard_size: int = 64
-    """Images that are published, retried and resumed as one."""
-    precision: str = "auto"
-    """fp32, bf16, fp16, or auto: bf16 where the hardware of who gives the command gains by it, else fp32."""
+    """Images per shard: the unit of publishing, retry and resume."""
+    precision: Precision = "auto"
+    """fp32, bf16, fp16, or auto: bf16 if it is faster on the machine that runs the command (the driver), else fp32."""
     decode_scale: DecodeScale = "full"
     """auto: a detector is given a JPEG of twice the size that it looks at, or more, decoded at a half or less; full: never."""
     compiled: Annotated[bool, Parameter(name="compile", negative="")] = False
@@ -88,7 +89,7 @@ class PredictConfig:
     image_timeout: float = 60.0
     """Seconds after which the decoding of an image is ended, and the image quarantined; 0: never."""
     max_quarantined: float = 0.01
-    """Share of images that may be quarantined before the run fails, after everything else has been written."""
+    """Fraction of images that may be quarantined; above it the run fails, after everything else has been written."""
     warehouse: WarehouseRoot = "./warehouse"
     """Root of the tables."""
 
@@ -104,7 +105,7 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What came of a run."""
+    """The result of a run."""
 
     run: str
     dataset: str
@@ -120,12 +121,12 @@ class PredictReport:
     images_per_second: float
     """Of this attempt; 0 if nothing was left to do."""
     device_wait: float
-    """Share of the workers' time in which the device waited for images."""
+    """Fraction of the workers' time in which the device waited for images."""
     stages: Mapping[str, float]
     """Seconds of all workers by stage, which overlap: fetch, decode, wait (device waits for images), forward,
     postprocess_wait (device waits for rows), rows, write."""
     unmatched_labels: tuple[str, ...]
-    """Labels of the model that name no category; their rows carry no category id."""
+    """Labels of the model that match no category; their rows have no category id."""
     uri: str
     """Folder of the prediction parts."""
     rescored: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ class PredictReport:
 
 @dataclass(frozen=True)
 class Job:
-    """A run prepared: everything that the workers need, and the plan."""
+    """A prepared run: what the workers need, and the plan."""
 
     record: RunRecord
     stage: PredictStage
@@ -184,7 +185,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
     name = check_name(config.run or f"{plain}-{asked.fingerprint[:8]}", "run")
     begun = runs.setting(warehouse.run(name), "precision") if config.precision == "auto" else None
     precision = begun or resolve_precision(config.precision, placement.device)
-    resolved = replace(config, run=name, precision=precision)
+    resolved = replace(config, run=name, precision=cast(Precision, precision))
     origin = {"config": _as_resolved(resolved, dataset, network), "software": _software()}
     record = _begun(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
     stage = PredictStage(
@@ -247,8 +248,8 @@ def _as_resolved(config: PredictConfig, dataset: Dataset, network: Network) -> d
     labels = config.network.labels and normalize(config.network.labels)
     asked = replace(config.network, model=network.model, option=option, weights=network.weights, labels=labels)
     inference = replace(config.inference, ensemble=tuple(normalize(uri) for uri in config.inference.ensemble))
-    found = replace(config, network=asked, inference=inference)
-    return asdict(replace(found, dataset=f"{dataset.name}@{dataset.version}"))
+    resolved = replace(config, network=asked, inference=inference)
+    return asdict(replace(resolved, dataset=f"{dataset.name}@{dataset.version}"))
 
 
 def _software() -> dict[str, str]:
@@ -277,7 +278,7 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
 
 
 def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
-    """Sum a run up."""
+    """The report of a run."""
     parts = results.parts.values()
     figures = results.figures(begun)
     record = job.record

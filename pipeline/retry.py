@@ -1,4 +1,4 @@
-"""Trying the quarantined images of a run again, and putting what they give in the place of their failures."""
+"""Retrying the quarantined images of a run: their rows replace their failures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def retry_quarantined(
     begun = time.perf_counter()
     record = runs.find(Warehouse(warehouse), run)
     if "config" not in record.origin:
-        raise RunError(f"run {run!r} was imported, not predicted here: there is no model to try its images again with")
+        raise RunError(f"run {run!r} was imported, not predicted here: there is no model to retry its images with")
     config = _config(record.origin["config"], warehouse, run, model)
     job = prepare(config, Placement(record.settings["device"], record.settings["threads"]))
     first = (

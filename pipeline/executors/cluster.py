@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import ray
@@ -44,15 +47,51 @@ def connect(address: str | None = None) -> Iterator[bool]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if ray.is_initialized():
         yield False
-    elif address == "local":
-        with _embedded():
-            yield True
-    else:
-        _join(address)
-        try:
-            yield False
-        finally:
-            ray.shutdown()
+        return
+    with _own_sigterm() as take_over:
+        if address == "local":
+            with _embedded():
+                take_over()
+                yield True
+        else:
+            _join(address)
+            take_over()
+            try:
+                yield False
+            finally:
+                ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[Callable[[], None]]:
+    """SIGTERM ends the program as without Ray, but Ray is shut down first: its threads would abort the process.
+
+    Yields:
+        What to call once Ray is initialized, which sets a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield _nothing
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    own = _terminate if before == signal.SIG_DFL else before
+
+    def take_over() -> None:
+        signal.signal(signal.SIGTERM, own)
+
+    try:
+        yield take_over
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Unwind, and exit with the status that shells give a process that SIGTERM ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise SystemExit(128 + number)
+
+
+def _nothing() -> None:
+    """Leave the handlers of signals, which are the main thread's."""
 
 
 def _join(address: str) -> None:

@@ -54,7 +54,7 @@ class RestartPolicy(DefaultFailurePolicy):
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether to restart; failures count in a row, without a checkpoint in between."""
         if isinstance(training_failed_error, WorkerGroupError):
-            if any(isinstance(found, ShardlensError) for found in training_failed_error.worker_failures.values()):
+            if any(isinstance(failure, ShardlensError) for failure in training_failed_error.worker_failures.values()):
                 return FailureDecision.RAISE
             newest = self._wanted.newest() or 0
             if newest > self._newest:

@@ -35,12 +35,12 @@ def users(folder: str) -> Iterator[int]:
 def clear(folder: str) -> None:
     """Kill the users of `folder` until there are none, then remove it."""
     for _ in range(ROUNDS):
-        found = list(users(folder))
-        for process in found:
+        processes = list(users(folder))
+        for process in processes:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
-        if not found and not os.path.exists(folder):
+        if not processes and not os.path.exists(folder):
             return
         time.sleep(PAUSE_S)
 

@@ -3,7 +3,7 @@
 By default it gives the end of its heap, and many a large block, back to the system, and has the next step's tensors
 made of fresh pages, each of which costs a fault: on a CPU that was a tenth of the time of a training step. And it has up
 to eight heaps a core, each of which keeps what its threads freed: with thirty threads a worker took 300 MB more so, and
-ever more over thousands of images. Set for the whole process, until `restore_defaults`.
+ever more over thousands of images. Set for the process, until `restore_defaults`.
 """
 
 from __future__ import annotations

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
 from shardlens.pipeline.executors.base import EXECUTORS, Executor, ExecutorConfig
+from shardlens.pipeline.storage.uris import redact
+
+LOG = logging.getLogger("shardlens")
 
 
 @contextmanager
@@ -21,12 +25,24 @@ def open_executor(config: ExecutorConfig | None = None) -> Iterator[Executor]:
     spec = EXECUTORS[config.kind]
     if spec.cluster:
         apply_defaults()
+    else:
+        warn_of_address(config)
     module, _, name = spec.place.partition(":")
     executor: Executor = getattr(import_module(module), name)(config)
     try:
         yield executor
     finally:
         executor.close()
+
+
+def warn_of_address(config: ExecutorConfig) -> None:
+    """Log that the cluster of RAY_ADDRESS is not used."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        LOG.warning(
+            "RAY_ADDRESS is set (%s), but executor %s runs in this process: give --executor ray to use that cluster",
+            redact(address),
+            config.kind,
+        )
 
 
 def apply_defaults() -> None:

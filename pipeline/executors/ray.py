@@ -1,7 +1,7 @@
 """Stages run on an elastic pool of Ray actors, which starts with the first ready one and shrinks as items run out.
 
 Every stage takes this way, one without state too: its `setup` costs nothing, and an actor's call costs no more than a
-task's. Ray's own retries are off; `leases` decides who is tried again. The pool is asked for as a whole at the start,
+task's. Ray's own retries are off; `leases` decides who is tried again. All workers are requested at the start,
 so that an autoscaler sees all of the demand, and works with whatever part of it the cluster gives.
 """
 

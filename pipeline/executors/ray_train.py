@@ -41,7 +41,7 @@ FAREWELL_S = 10.0
 ANYWHERE = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(LOOK_EVERY_S), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 """How often Ray's controller looks at its workers (2 s by itself, which a short run would notice)."""
 ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""A cluster of one machine is taken away as a whole, or not at all: the process that watches for it is spared."""
+"""A cluster of one machine is preempted completely or not at all: the process that watches for it is not started."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class RayWorker:
         try:
             self.queue.put(progress)
         except RayError:
-            raise ExecutionError("training was called off: the process that started it listens no more") from None
+            raise ExecutionError("training was called off: the process that started it has gone") from None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Gang(Generic[Result]):
     loop: Callable[[RayWorker], Result]
     """What each worker does; it travels to them. The first worker's result is the gang's."""
     newest: Callable[[], int | None]
-    """Step of the newest complete checkpoint, from which a restarted gang resumes; None = none yet."""
+    """Step of the newest complete checkpoint, from which a restarted gang resumes; None before the first."""
     fewest: int
     most: int
     max_failures: int
@@ -192,10 +192,10 @@ def _listen(training: Future[Result], queue: Queue, progress: ProgressListener) 
 def _take(queue: Queue) -> list[Progress]:
     """What has been put into the queue; nothing if its process is gone, which the workers notice as well."""
     try:
-        found: list[Progress] = queue.get_nowait_batch(queue.qsize())
+        reports: list[Progress] = queue.get_nowait_batch(queue.qsize())
     except RayError:
         return []
-    return found
+    return reports
 
 
 def backend(config: ExecutorConfig) -> str:

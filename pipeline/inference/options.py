@@ -153,7 +153,7 @@ def _check_task(config: InferenceConfig, network: Network) -> None:
 
 
 def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, float], ...]:
-    found = []
+    thresholds = []
     for name, least in named_numbers("--threshold", config.threshold).items():
         if name not in network.labels:
             near = nearest(name, network.labels) or network.labels[:5]
@@ -162,12 +162,12 @@ def _thresholds(config: InferenceConfig, network: Network) -> tuple[tuple[int, f
             )
         if not 0 <= least <= 1:
             raise ConfigError(f"--threshold {name}={least}: expected a probability from 0 to 1")
-        found.append((network.labels.index(name), least))
-    if found and len(found) == len(network.labels):
+        thresholds.append((network.labels.index(name), least))
+    if thresholds and len(thresholds) == len(network.labels):
         raise ConfigError(
             "--threshold: every label has one; expected a label without, which gets the pixels where none is reached"
         )
-    return tuple(sorted(found))
+    return tuple(sorted(thresholds))
 
 
 def _member(uri: str, first: Network) -> Network:

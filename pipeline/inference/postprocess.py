@@ -61,8 +61,10 @@ def decide_all(maps: Sequence[Tensor], thresholds: tuple[tuple[int, float], ...]
         FloatingPointError: the network gave something that is not a finite number.
     """
     chosen = [_chosen(probability, thresholds) for probability in maps]
-    labels, found = (at_once([each[i] for each in chosen]) for i in range(2))
-    decided = [(classes.numpy(), probability.numpy()) for classes, probability in zip(labels, found, strict=True)]
+    labels, probabilities = (at_once([each[i] for each in chosen]) for i in range(2))
+    decided = [
+        (classes.numpy(), probability.numpy()) for classes, probability in zip(labels, probabilities, strict=True)
+    ]
     if not all(np.isfinite(probability).all() for _, probability in decided):
         raise FloatingPointError("the model gave values for its classes that are not finite numbers")
     return decided
@@ -80,33 +82,33 @@ def _chosen(probability_khw: Tensor, thresholds: tuple[tuple[int, float], ...]) 
     return classes.to(kind), probability_khw.gather(0, classes[None])[0].float()
 
 
-def regions(found: Mapping[int, Spans], wanted: PostProcessing) -> list[Region]:
+def regions(spans_by_label: Mapping[int, Spans], rules: PostProcessing) -> list[Region]:
     """The regions that stay, by label, then by place; one a class, or one a connected part."""
-    kept = dict(sorted(found.items()))
-    if wanted.fill_holes:
+    kept = dict(sorted(spans_by_label.items()))
+    if rules.fill_holes:
         kept = _filled(kept)
-    if wanted.drops_parts:
-        kept = {label: rest for label, spans in kept.items() if len((rest := _large_parts(spans, wanted)).starts)}
-        if wanted.fill_holes:
+    if rules.drops_parts:
+        kept = {label: rest for label, spans in kept.items() if len((rest := _large_parts(spans, rules)).starts)}
+        if rules.fill_holes:
             kept = _filled(kept)
-    if not wanted.components:
+    if not rules.components:
         return list(kept.items())
     return [(label, part) for label, spans in kept.items() for part in _each_part(spans)]
 
 
-def _filled(found: dict[int, Spans]) -> dict[int, Spans]:
+def _filled(spans_by_label: dict[int, Spans]) -> dict[int, Spans]:
     """Labels in their order, so that of two that enclose a hole the first has it."""
-    kept = found.copy()
+    kept = spans_by_label.copy()
     for label in kept:
         kept[label] = filled(kept[label], [other for k, other in kept.items() if k != label])
     return kept
 
 
-def _large_parts(spans: Spans, wanted: PostProcessing) -> Spans:
+def _large_parts(spans: Spans, rules: PostProcessing) -> Spans:
     number = parts(spans)
     areas = np.bincount(number, weights=spans.ends - spans.starts)
-    kept = areas >= wanted.min_area
-    if wanted.largest_component:
+    kept = areas >= rules.min_area
+    if rules.largest_component:
         kept &= np.arange(kept.size) == areas.argmax()
     return spans[kept[number]]
 

@@ -1,4 +1,4 @@
-"""What prediction sets for its whole process, and gives back: a local run computes in its caller's process."""
+"""Settings of the process that prediction changes, and restores: a local run computes in its caller's process."""
 
 from __future__ import annotations
 

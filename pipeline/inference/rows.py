@@ -23,7 +23,7 @@ from shardlens.pipeline.warehouse import tables
 
 @dataclass(frozen=True)
 class ImageRows:
-    """What a model found in one image, best first."""
+    """A model's predictions in one image, best first."""
 
     kind: str
     labels: npt.NDArray[np.int64]
@@ -66,12 +66,12 @@ def from_detection(output: Mapping[str, Tensor], image: Decoded | Postponed, thr
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     if "box_masks" in output:
         drawn = output["box_masks"][:, 0].float().cpu().numpy()
-        found = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), image.orientation) for i in order)
-        return ImageRows("instance", labels[order], scores[order], xywh, found)
+        rles = tuple(turned(masks.paste(drawn[i], boxes[i], height, width), image.orientation) for i in order)
+        return ImageRows("instance", labels[order], scores[order], xywh, rles)
     if "masks" in output:
-        whole = (output["masks"][:, 0] > 0.5).cpu().numpy()
-        found = tuple(masks.encode(mask_to_stored_frame(whole[i], image.orientation)) for i in order)
-        return ImageRows("instance", labels[order], scores[order], xywh, found)
+        full = (output["masks"][:, 0] > 0.5).cpu().numpy()
+        rles = tuple(masks.encode(mask_to_stored_frame(full[i], image.orientation)) for i in order)
+        return ImageRows("instance", labels[order], scores[order], xywh, rles)
     return ImageRows("box", labels[order], scores[order], xywh)
 
 
@@ -89,7 +89,7 @@ def turned(rle: Rle, orientation: int) -> Rle:
 def from_semantic(
     decision: Decision,
     image: Decoded | Postponed,
-    wanted: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
+    postprocessing: PostProcessing = PostProcessing(),  # noqa: B008 - frozen
     background: bool = True,
 ) -> ImageRows:
     """Take one region a class, or one object a connected part, from the decision of a semantic model on an image.
@@ -102,21 +102,21 @@ def from_semantic(
     classes, probability = decision
     turned = mask_to_stored_frame(classes, image.orientation)
     canvas.add(turned, mask_to_stored_frame(probability, image.orientation))
-    return from_canvas(canvas, wanted)
+    return from_canvas(canvas, postprocessing)
 
 
-def from_canvas(canvas: Canvas, wanted: PostProcessing) -> ImageRows:
+def from_canvas(canvas: Canvas, postprocessing: PostProcessing) -> ImageRows:
     """The rows of a class map in the stored image's frame.
 
     A row's score is the mean probability over those of its pixels that the network itself gave its class.
     """
-    found = regions(canvas.spans(), wanted)
-    scores = np.array([spans.score for _, spans in found])
+    kept = regions(canvas.spans(), postprocessing)
+    scores = np.array([spans.score for _, spans in kept])
     order = np.argsort(-scores, kind="stable")
-    rles = tuple(to_rle(found[i][1]) for i in order)
+    rles = tuple(to_rle(kept[i][1]) for i in order)
     boxes = np.array([masks.bbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([label for label, _ in found], dtype=np.int64)[order]
-    return ImageRows("instance" if wanted.components else "region", labels, scores[order], boxes, rles)
+    labels = np.array([label for label, _ in kept], dtype=np.int64)[order]
+    return ImageRows("instance" if postprocessing.components else "region", labels, scores[order], boxes, rles)
 
 
 def from_panoptic(output: Mapping[str, Tensor], image: Decoded | Postponed) -> ImageRows:
@@ -134,17 +134,17 @@ def from_panoptic(output: Mapping[str, Tensor], image: Decoded | Postponed) -> I
         raise FloatingPointError("the model gave scores that are not finite numbers")
     order = np.argsort(-scores, kind="stable")
     stored = mask_to_stored_frame(output["panoptic"].cpu().numpy(), image.orientation)
-    found = masks.regions(stored, range(1, len(scores) + 1))
-    rles = tuple(found[i + 1] for i in order.tolist())
+    segments = masks.regions(stored, range(1, len(scores) + 1))
+    rles = tuple(segments[i + 1] for i in order.tolist())
     boxes = np.array([masks.bbox(rle) for rle in rles], dtype=np.float64).reshape(-1, 4)
     things = output["segment_things"].cpu().numpy()[order]
     kinds = tuple("instance" if thing else "region" for thing in things.tolist())
     return ImageRows("instance", output["segment_labels"].cpu().numpy()[order], scores[order], boxes, rles, kinds)
 
 
-def predictions_table(found: Mapping[int, ImageRows], labels: LabelMap) -> pa.Table:
+def predictions_table(rows_by_image: Mapping[int, ImageRows], labels: LabelMap) -> pa.Table:
     """Lay the rows of a shard out as `tables.PREDICTIONS`, by image_id, then rank."""
-    ordered = sorted(found.items())
+    ordered = sorted(rows_by_image.items())
     sizes = [len(rows.labels) for _, rows in ordered]
     label = np.concatenate([rows.labels for _, rows in ordered] or [np.empty(0, np.int64)])
     boxes = np.concatenate([rows.boxes_xywh for _, rows in ordered] or [np.empty((0, 4))])
@@ -169,14 +169,16 @@ def predictions_table(found: Mapping[int, ImageRows], labels: LabelMap) -> pa.Ta
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def outcomes_table(image_ids: Sequence[int], found: Mapping[int, ImageRows], failures: Iterable[Failure]) -> pa.Table:
+def outcomes_table(
+    image_ids: Sequence[int], rows_by_image: Mapping[int, ImageRows], failures: Iterable[Failure]
+) -> pa.Table:
     """One row an image: ok with its number of predictions, or quarantined and why."""
     failed = {failure.image_id: failure for failure in failures}
     rows = []
     for image_id in sorted(image_ids):
         failure = failed.get(image_id)
         if failure is None:
-            rows.append({"image_id": image_id, "status": "ok", "predictions": len(found[image_id].labels)})
+            rows.append({"image_id": image_id, "status": "ok", "predictions": len(rows_by_image[image_id].labels)})
         else:
             why = {"stage": failure.stage, "error": failure.error, "message": failure.message}
             rows.append({"image_id": image_id, "status": "quarantined", "predictions": 0, **why})

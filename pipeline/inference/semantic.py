@@ -37,8 +37,8 @@ class Segmenter:
         ways = list(product(self.networks, self.views))
         total = self._seen(*ways[0], images)
         for way in ways[1:]:
-            for so_far, found in zip(total, self._seen(*way, images), strict=True):
-                so_far += found
+            for so_far, maps in zip(total, self._seen(*way, images), strict=True):
+                so_far += maps
         return [so_far / len(ways) for so_far in total] if len(ways) > 1 else total
 
     def _seen(self, network: tuple[Logits, InputRule], view: View, images: Sequence[Tensor]) -> list[Tensor]:
@@ -49,10 +49,12 @@ class Segmenter:
         groups: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
             groups.setdefault(rule.shape(*image.shape[-2:]), []).append(place)
-        found: dict[int, Tensor] = {}
+        map_of: dict[int, Tensor] = {}
         for places in groups.values():
             batch = prepare([images[i].flip(flips) if flips else images[i] for i in places], rule)
             logits = logits_of(batch.contiguous(memory_format=torch.channels_last)).float()
             maps = restore(logits, rule, [(images[i].shape[-2], images[i].shape[-1]) for i in places])
-            found |= {i: m.softmax(0).flip(flips) if flips else m.softmax(0) for i, m in zip(places, maps, strict=True)}
-        return [found[place] for place in range(len(images))]
+            map_of |= {
+                i: m.softmax(0).flip(flips) if flips else m.softmax(0) for i, m in zip(places, maps, strict=True)
+            }
+        return [map_of[place] for place in range(len(images))]

@@ -56,20 +56,20 @@ class Candidates:
         return np.lexsort((-self.scores, self.cut.any(axis=1)))
 
 
-def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Stored) -> ImageRows:
+def merge(grid: Grid, rows_by_tile: Sequence[tuple[Tile, ImageRows]], image: Stored) -> ImageRows:
     """The rows of an image, best first, in the stored image's frame.
 
     Args:
-        found: each tile of the grid and its rows in the tile's frame (upright), boxes within the tile.
+        rows_by_tile: each tile of the grid and its rows in the tile's frame (upright), boxes within the tile.
     """
-    counts = [len(rows.labels) for _, rows in found]
-    tile = np.repeat(np.arange(len(found)), counts)
-    boxes = np.concatenate([_placed(rows.boxes_xywh, window) for window, rows in found])
-    windows = np.array([(t.left, t.top, t.right, t.bottom) for t, _ in found], dtype=np.float64)
+    counts = [len(rows.labels) for _, rows in rows_by_tile]
+    tile = np.repeat(np.arange(len(rows_by_tile)), counts)
+    boxes = np.concatenate([_placed(rows.boxes_xywh, window) for window, rows in rows_by_tile])
+    windows = np.array([(t.left, t.top, t.right, t.bottom) for t, _ in rows_by_tile], dtype=np.float64)
     candidates = Candidates(
         boxes=boxes,
-        labels=np.concatenate([rows.labels for _, rows in found]),
-        scores=np.concatenate([rows.scores for _, rows in found]),
+        labels=np.concatenate([rows.labels for _, rows in rows_by_tile]),
+        scores=np.concatenate([rows.scores for _, rows in rows_by_tile]),
         tile=tile,
         windows=windows,
         cut=cut(boxes, windows[tile], grid),
@@ -82,13 +82,13 @@ def merge(grid: Grid, found: Sequence[tuple[Tile, ImageRows]], image: Stored) ->
     stored = to_stored_frame(upright, image)
     xywh = np.concatenate([stored[:, :2], stored[:, 2:] - stored[:, :2]], axis=1)
     labels = candidates.labels[[parts[0] for parts in objects]] if objects else np.empty(0, np.int64)
-    kind = next((rows.kind for _, rows in found if len(rows.labels)), found[0][1].kind)
-    rles = _masks(found, objects, candidates, image) if kind == "instance" else ()
+    kind = next((rows.kind for _, rows in rows_by_tile if len(rows.labels)), rows_by_tile[0][1].kind)
+    rles = _masks(rows_by_tile, objects, candidates, image) if kind == "instance" else ()
     return ImageRows(kind, labels, scores[order], xywh, rles)
 
 
 def _masks(
-    found: Sequence[tuple[Tile, ImageRows]], objects: Sequence[Ints], candidates: Candidates, image: Stored
+    rows_by_tile: Sequence[tuple[Tile, ImageRows]], objects: Sequence[Ints], candidates: Candidates, image: Stored
 ) -> tuple[Rle, ...]:
     """The mask of each object in the stored image's frame."""
     tile = candidates.tile
@@ -96,7 +96,7 @@ def _masks(
     corners = to_stored_frame(candidates.windows, image)[:, :2].astype(int)
 
     def placed(i: int) -> Rle:
-        rle = turned(found[tile[i]][1].rles[i - first[i]], image.orientation)  # small, while it is a tile's
+        rle = turned(rows_by_tile[tile[i]][1].rles[i - first[i]], image.orientation)  # small, while it is a tile's
         left, top = corners[tile[i]].tolist()
         return moved(rle, top, left, image.height, image.width)
 
@@ -224,7 +224,7 @@ def _overlaps(
     """Pairs of boxes that may overlap, for each two tiles that do."""
     cuts = np.searchsorted(tile, np.arange(len(windows) + 1))
     held = [t for t in range(len(windows)) if cuts[t + 1] > cuts[t]]
-    found = []
+    pairs = []
     for place, one in enumerate(held):
         for two in held[place + 1 :]:
             if windows[two, 1] >= windows[one, 3]:
@@ -237,8 +237,8 @@ def _overlaps(
             first, second = (
                 np.arange(cuts[t], cuts[t + 1])[_touch(boxes[cuts[t] : cuts[t + 1]], common)] for t in (one, two)
             )
-            found.append((np.repeat(first, second.size), np.tile(second, first.size)))
-    return found
+            pairs.append((np.repeat(first, second.size), np.tile(second, first.size)))
+    return pairs
 
 
 def _touch(boxes: Boxes, window: Boxes) -> Flags:

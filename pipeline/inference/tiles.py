@@ -1,8 +1,8 @@
 """Images too large for a network, tile by tile: blended probabilities of semantic models, merged boxes of detectors.
 
 Tiles overlap. In an overlap a semantic model's probabilities fade from one tile to the next, so that no seam shows; of
-a detector's boxes the duplicates are dropped. An object larger than the overlap may be seen whole by no tile. Nothing of
-the whole image's size is held but its pixels, as they were decoded, and of most PNGs not even these: a row of tiles, its
+a detector's boxes the duplicates are dropped, and the parts of an object larger than the overlap are joined. Nothing of
+the full image's size is held but its pixels, as they were decoded, and of most PNGs not even these: a row of tiles, its
 overlap's probabilities, and rows.
 """
 
@@ -53,7 +53,7 @@ class Grid:
     """Pixels that neighbors share at least."""
     stride: int = STRIDE
     """Tiles begin at multiples of it, where they are larger, so that pixels fall on the network's grid as they do in the
-    whole image."""
+    full image."""
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -83,8 +83,8 @@ class Grid:
     def batches(self, size: int) -> Iterator[list[Tile]]:
         """Tiles in their order, up to `size` neighbors of one shape at a time."""
         for _, alike in groupby(self.tiles, key=lambda tile: tile.shape):
-            found = list(alike)
-            yield from (found[start : start + size] for start in range(0, len(found), size))
+            neighbors = list(alike)
+            yield from (neighbors[start : start + size] for start in range(0, len(neighbors), size))
 
 
 def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.float32]]:
@@ -101,7 +101,7 @@ def fade(sides: Sequence[tuple[int, int]], overlap: int) -> list[npt.NDArray[np.
 
 
 def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, Tensor]]:
-    """Blocks of the whole image's probabilities, each given once it is complete; together they cover the image.
+    """Blocks of the full image's probabilities, each given once it is complete; together they cover the image.
 
     Args:
         probabilities: (K, h, w) float of each tile of the grid, in its order.
@@ -117,8 +117,8 @@ def blend(grid: Grid, probabilities: Iterator[Tensor]) -> Iterator[tuple[Tile, T
     for (top, bottom), next_top, falls in zip(rows, tops, down, strict=True):
         before: Tensor | None = None  # what the last tile says of the columns that this one shares with it
         for (left, _), next_left, fades in zip(columns, lefts, across, strict=True):
-            found = next(probabilities)
-            weighted = found * found.new_tensor(falls)[:, None] * found.new_tensor(fades)
+            current = next(probabilities)
+            weighted = current * current.new_tensor(falls)[:, None] * current.new_tensor(fades)
             if before is not None:
                 weighted[:, :, : before.shape[2]] += before
             done, before = weighted[:, :, : next_left - left], weighted[:, :, next_left - left :].clone()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shardlens.pipeline.executors.base import Executor
+from tests.conftest import free_ports
 from tests.executors.stages import Square, calls, wait_until
 
 pytestmark = [
@@ -27,7 +29,8 @@ import os, sys
 from pathlib import Path
 from shardlens.pipeline.errors import ShardlensError
 from shardlens.pipeline.executors.base import Lost
-from shardlens.pipeline.executors import ExecutorConfig, open_executor
+from shardlens.pipeline.executors.base import ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
 from tests.executors.stages import Square
 
 folder = Path(sys.argv[1])
@@ -59,9 +62,15 @@ print(ray.is_initialized())
 
 
 @contextmanager
-def driver(script: str, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A program of its own session, so that whatever it starts can be told; warnings would be on its standard error."""
-    command = [sys.executable, "-W", "always::FutureWarning", "-c", RUN + script, str(folder)]
+def driver(
+    script: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *arguments: str,
+    stdin: int | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """A program in a session of its own, which shows what it starts; warnings would be on its standard error."""
+    command = [sys.executable, "-W", "always::FutureWarning", "-c", RUN + script, str(folder), *arguments]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with subprocess.Popen(
         command,
@@ -71,6 +80,7 @@ def driver(script: str, folder: Path, environment: Mapping[str, str] | None = No
         cwd=ROOT,
         env={**clean, **(environment or {})},
         start_new_session=True,
+        stdin=stdin,
     ) as process:
         try:
             yield process
@@ -156,3 +166,144 @@ def test_the_token_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.Mon
         token.chmod(0o644)  # as Ray leaves it
     assert token.read_text() == made
     assert list(token.parent.iterdir()) == [token]
+
+
+SOCKETS = """
+with open_executor(ExecutorConfig(kind="ray", workers="1", cpus_per_worker=0.5)) as executor:
+    next(outcomes := executor.map(Square(folder), range(5)))
+    print("ready", flush=True)
+    sys.stdin.read()
+    outcomes.close()
+"""
+
+
+def listening(leader: int) -> dict[str, str]:
+    """Addresses, in hexadecimal, on which processes of `leader`'s session listen, and their names."""
+    sockets = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int((process / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
+                for file in (process / "fd").iterdir():
+                    with suppress(OSError):
+                        sockets[os.readlink(file)] = (process / "comm").read_text().strip()
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and (name := sockets.get(f"socket:[{rest[5]}]")):
+                found[local.partition(":")[0]] = name
+    return found
+
+
+def test_an_embedded_cluster_listens_on_loopback_alone(tmp_path: Path) -> None:
+    with driver(SOCKETS, tmp_path, stdin=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        found = listening(process.pid)
+        process.communicate("", timeout=60)
+    assert found
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert set(found) <= loopback, found
+
+
+NODE_DIES = """
+import signal, time
+from shardlens.pipeline.executors.cluster import node_died
+with open_executor(ExecutorConfig(kind="ray", workers="1", cpus_per_worker=0.5)) as executor:
+    import ray
+    outcomes = executor.map(Square(folder, seconds=0.1), range(10_000))
+    next(outcomes)
+    raylets = [info.process.pid for info in ray._private.worker._global_node.all_processes["raylet"]]
+    begun = time.monotonic()
+    os.kill(raylets[0], signal.SIGKILL)
+    try:
+        for _ in outcomes:
+            pass
+    except ShardlensError as error:
+        print(round(time.monotonic() - begun), error, flush=True)
+"""
+
+
+def test_the_end_of_an_embedded_clusters_node_is_reported_at_once(tmp_path: Path) -> None:
+    with driver(NODE_DIES, tmp_path) as process:
+        printed, complaints = process.communicate(timeout=200)
+    seconds, _, message = printed.strip().rpartition("\n")[2].partition(" ")
+    assert "the embedded Ray cluster has ended: its node died" in message, complaints
+    assert int(seconds) < 60
+
+
+def test_a_run_that_is_terminated_ends_with_a_status_of_its_own(tmp_path: Path) -> None:
+    with driver(FOR_LONG, tmp_path) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, "terminate called" in complaints) == (143, False), complaints
+
+
+JOINED = """
+import time
+begun = time.monotonic()
+try:
+    with open_executor(ExecutorConfig(kind="ray", address=sys.argv[2], workers="1", cpus_per_worker=0.5)) as executor:
+        print("joined", sum(outcome.value for outcome in executor.map(Square(folder), range(5))))
+except ShardlensError as error:
+    print(time.monotonic() - begun < 20, error)
+"""
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address and the home of a cluster as `ray start --head` starts it where an embedded one has left a token."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a" * 64)
+    short = tempfile.TemporaryDirectory(prefix="rs-", dir="/tmp")  # paths of sockets have 107 bytes at most
+    port, *others = free_ports(4)
+    ports = dict(zip(("ray-client-server-port", "node-manager-port", "object-manager-port"), others, strict=True))
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=1",
+        f"--port={port}",
+    ]
+    command += [
+        "--include-dashboard=false",
+        f"--temp-dir={short.name}",
+        *(f"--{key}={value}" for key, value in ports.items()),
+    ]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = {
+        **clean,
+        "HOME": str(home),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(ROOT / ".src"),
+    }
+    log = (home / "log").open("w")
+    with short, log, subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT) as process:
+        wait_until(lambda: "runtime started" in (home / "log").read_text())
+        yield f"127.0.0.1:{port}", home
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def joined(address: str, home: Path, folder: Path, **more: str) -> str:
+    with driver(JOINED, folder, {"HOME": str(home), **more}, address) as process:
+        return process.communicate(timeout=120)[0].strip()
+
+
+def test_what_ray_start_started_is_joined(asking: tuple[str, Path], tmp_path: Path) -> None:
+    assert joined(*asking, tmp_path) == "joined 30"
+
+
+def test_a_token_that_is_missing_or_wrong_is_named_at_once(asking: tuple[str, Path], tmp_path: Path) -> None:
+    address, _ = asking
+    missing = joined(address, tmp_path, tmp_path)
+    assert missing.startswith(f"True the Ray cluster at '{address}' asks for a token, and there is none in {tmp_path}")
+    wrong = joined(address, tmp_path, tmp_path, RAY_AUTH_TOKEN="b" * 64)
+    assert wrong.startswith(f"True the Ray cluster at '{address}' refuses the token in RAY_AUTH_TOKEN: copy")
+    off = joined(address, tmp_path, tmp_path, RAY_AUTH_MODE="disabled")
+    assert "RAY_AUTH_MODE=disabled is set here" in off

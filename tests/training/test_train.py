@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import RunError
-from shardlens.pipeline.executors.base import Progress
+from shardlens.pipeline.errors import ExecutionError, RunError
+from shardlens.pipeline.executors.base import ExecutorConfig, Progress
 from shardlens.pipeline.networks.resolve import NetworkConfig, load_network, resolve
 from shardlens.pipeline.networks.weights import read_checkpoint
 from shardlens.pipeline.train import TrainConfig, train
-from tests.conftest import Bucket
+from tests.conftest import Bucket, free_ports
 from tests.training.conftest import FAILING, IMAGES, SEMANTIC
 
 Make = Callable[..., TrainConfig]
@@ -135,3 +136,17 @@ def test_a_warehouse_in_a_bucket_takes_a_checkpoint(config: Make, drawn: Path, s
     assert report.checkpoint == f"{s3.uri}/checkpoints/r"
     assert resolve(NetworkConfig(model=SEMANTIC["model"], weights=report.checkpoint)).sha256 == report.sha256
     assert train(config(**SEMANTIC, warehouse=s3.uri)) == report
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_reported_at_once_and_the_run_leaves_nothing(
+    config: Make, warehouse: str
+) -> None:
+    (port,) = free_ports(1)
+    nowhere = config(**SEMANTIC, executor=ExecutorConfig(kind="ray", address=f"127.0.0.1:{port}"))
+    before = {entry.uri for entry in storage.walk(warehouse)}
+    begun = time.monotonic()
+    with pytest.raises(ExecutionError, match=rf"no Ray cluster can be joined at '127.0.0.1:{port}'"):
+        train(nowhere)
+    assert time.monotonic() - begun < 30
+    assert {entry.uri for entry in storage.walk(warehouse)} == before
