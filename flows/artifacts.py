@@ -66,8 +66,10 @@ class ProgressArtifacts:
         """Show how far a stage is, at most every few seconds, and always its end."""
         WATCHER.get()(progress)
         now = time.monotonic()
-        whole = progress.done >= progress.total
-        if not whole and now - self.shown.get(progress.stage, -self.every_s) < self.every_s:
+        complete = progress.done >= progress.total
+        if complete and progress.stage not in self.shown:
+            return  # nothing was left to do
+        if not complete and now - self.shown.get(progress.stage, -self.every_s) < self.every_s:
             return
         self.shown[progress.stage] = now
         try:
@@ -155,9 +157,22 @@ def run_line(report: PredictReport) -> str:
     )
 
 
+def is_unchanged(report: PredictReport) -> bool:
+    """Whether a run had been complete before, so that nothing was predicted."""
+    return report.images_per_second == 0
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The first metric of each task, as 'detection AP 0.191'."""
+    first: dict[str, str] = {}
+    for row in mean_rows(evaluation):
+        first.setdefault(row["task"], "{task} {metric} {value}".format(**row))
+    return ", ".join(first.values())
+
+
 def _attempt(report: PredictReport) -> str:
-    if not report.images_per_second:
-        return "nothing to do, the run was whole already"
+    if is_unchanged(report):
+        return "nothing to do, the run was complete before"
     resumed = f", {report.resumed_shards} shards were there already" if report.resumed_shards else ""
     return f"{report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}{resumed}"
 

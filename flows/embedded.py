@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import Flow
 
+from shardlens.flows.run_locks import hold_run_lock
+from shardlens.flows.run_names import Namer, named_by
 from shardlens.flows.server import own_server
 
 P = ParamSpec("P")
@@ -29,10 +31,16 @@ class EmbeddedFlow(Flow[P, R]):
                 super().serve(*args, **kwargs)
 
 
-def flow(name: str, run_name: str | Callable[[], str]) -> Callable[[Callable[P, R]], EmbeddedFlow[P, R]]:
-    """Make a function a flow whose results are not kept: they lie in the warehouse."""
+def flow(name: str, run_name: Namer) -> Callable[[Callable[P, R]], EmbeddedFlow[P, R]]:
+    """Make a function a flow whose results are not kept: they lie in the warehouse.
+
+    Args:
+        run_name: makes a run's name of its parameters; a name that the user gave is kept.
+    """
 
     def make(function: Callable[P, R]) -> EmbeddedFlow[P, R]:
-        return EmbeddedFlow(function, name=name, flow_run_name=run_name, persist_result=False)
+        return EmbeddedFlow(
+            function, name=name, flow_run_name=named_by(run_name), persist_result=False, on_running=[hold_run_lock]
+        )
 
     return make

@@ -1,4 +1,4 @@
-"""Inference over a whole dataset, as it is scheduled: ingest, predict, evaluate in a row, after training if wanted."""
+"""Inference over a complete dataset, as it is scheduled: ingest, predict, evaluate; training first, if asked for."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 from prefect import get_run_logger
-from prefect.runtime import flow_run
 
 from shardlens.flows import tasks
+from shardlens.flows.artifacts import headline, is_unchanged
 from shardlens.flows.embedded import flow
 from shardlens.flows.parameter_forms import Form
 from shardlens.flows.retries import RetryPolicy
-from shardlens.flows.stages import Retry, Workers
+from shardlens.flows.run_names import rename
+from shardlens.flows.stages import TRAIN_FIRST, PredictForm, Retry, Workers
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
@@ -30,27 +31,30 @@ Placed = TypeVar("Placed", IngestConfig, TrainConfig)
 
 @dataclass(frozen=True)
 class Inference:
-    """What came of an inference."""
+    """Results of the flow `dataset_inference`."""
 
     prediction: PredictReport
     evaluation: Evaluation | None
-    """None = not asked for, or the dataset has no annotations."""
+    """None: not asked for, the dataset has no annotations, or nothing changed since the last evaluation."""
 
 
-def run_name() -> str:
-    """Name a flow run after what it predicts, and with what."""
-    parameters = flow_run.parameters
-    network, train = parameters["predict"].network, parameters.get("train")
-    weights = (network.weights or "").removesuffix(f"/{CHECKPOINT}").rstrip("/").rpartition("/")[2]
-    return f"{parameters['predict'].dataset} by {f'a new {train.model}' if train else network.model or weights}"
+def predicted_by(predict: PredictConfig, train: TrainConfig | None) -> str:
+    """The model's name, or that of its weights."""
+    weights = (predict.network.weights or "").removesuffix(f"/{CHECKPOINT}").rstrip("/").rpartition("/")[2]
+    return f"a new {train.model}" if train else predict.network.model or weights
 
 
-@flow("dataset_inference", run_name)
+def inference_name(predict: PredictConfig, train: TrainConfig | None) -> str:
+    """What a flow run is called, without its outcome."""
+    return f"{predict.dataset} by {predicted_by(predict, train)}"
+
+
+@flow("dataset_inference", lambda given: inference_name(given["predict"], given.get("train")))
 def dataset_inference(
-    predict: Annotated[PredictConfig, Form(PredictConfig)],
+    predict: PredictForm,
     refresh: bool = True,
     ingest: Annotated[IngestConfig | None, Form(IngestConfig)] = None,
-    train: Annotated[TrainConfig | None, Form(TrainConfig)] = None,
+    train: Annotated[TrainConfig | None, Form(TrainConfig, TRAIN_FIRST)] = None,
     evaluate: bool = True,
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
     retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
@@ -70,6 +74,7 @@ def dataset_inference(
         executor: Where the stages run, and on how many workers.
         retry: How often and how long each stage is tried.
     """
+    model, default_name = predicted_by(predict, train), inference_name(predict, train)
     done: list[object] = []
     if ingest is not None:
         taken = _placed(ingest, predict, "name")
@@ -81,10 +86,27 @@ def dataset_inference(
         predict = _with_checkpoint(predict, trained.checkpoint, train.model)
         done.append(trained)
     report = retry.on(tasks.predict)(predict, executor, wait_for=done)
-    if not (evaluate and _has_annotations(report, predict.warehouse)):
-        return Inference(report, None)
-    scored = EvaluateConfig(report.run, warehouse=predict.warehouse)
-    return Inference(report, retry.on(tasks.evaluate)(scored, executor, wait_for=[report]))
+    evaluation = None
+    if evaluate and not _is_scored(report, predict.warehouse) and _has_annotations(report, predict.warehouse):
+        scored = EvaluateConfig(report.run, warehouse=predict.warehouse)
+        evaluation = retry.on(tasks.evaluate)(scored, executor, wait_for=[report])
+    rename(default_name, f"{report.dataset}@{report.dataset_version} by {model}: {outcome(report, evaluation)}")
+    return Inference(report, evaluation)
+
+
+def outcome(report: PredictReport, evaluation: Evaluation | None) -> str:
+    """What came of an inference, in a few words."""
+    if evaluation is not None:
+        return headline(evaluation)
+    if is_unchanged(report):
+        return "unchanged"
+    return f"{report.predictions} predictions"
+
+
+def _is_scored(report: PredictReport, warehouse: str) -> bool:
+    """Whether a run that was complete before has its metrics, too: then nothing is repeated."""
+    folder = Warehouse(warehouse).metrics(report.dataset, report.run)
+    return is_unchanged(report) and next(iter(storage.walk(folder)), None) is not None
 
 
 def _placed(config: Placed, predict: PredictConfig, name: str | None = None) -> Placed:

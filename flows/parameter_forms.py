@@ -1,4 +1,4 @@
-"""The stages' own configurations as forms: Prefect draws one from a parameter's JSON schema, here are its words."""
+"""The stages' own configurations as forms: Prefect draws one from a parameter's JSON schema, which is labeled here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ from cyclopts import Parameter
 from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+ABBREVIATIONS = {
+    "compiled": "compile",
+    "cpus": "CPUs",
+    "ema": "EMA",
+    "gpus": "GPUs",
+    "iou": "IoU",
+    "mb": "(MB)",
+    "sha256": "SHA-256",
+    "tta": "TTA",
+    "uri": "URI",
+    "val": "validation",
+}
+"""Parts of fields' names that are written otherwise in a label."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -25,16 +39,18 @@ class Form:
 
     config: type
     """The dataclass."""
+    first: tuple[str, ...] = ()
+    """The usual fields, which come first; the others follow in the dataclass's order."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Pydantic's hook: describe the schema that it made."""
         schema = handler(core)
-        _describe(self.config, schema, handler)
+        _describe(self.config, schema, handler, self.first)
         return schema
 
 
-def _describe(config: type, schema: dict[str, Any], handler: GetJsonSchemaHandler) -> None:
-    """Put each field's line into the schema of `config`, in place, and of the dataclasses within."""
+def _describe(config: type, schema: dict[str, Any], handler: GetJsonSchemaHandler, first: tuple[str, ...] = ()) -> None:
+    """Put title, line and place of each field into the schema of `config`, in place, and of the dataclasses within."""
     for branch in schema.get("anyOf", [schema]):
         if branch.get("type") == "null":
             continue
@@ -42,13 +58,29 @@ def _describe(config: type, schema: dict[str, Any], handler: GetJsonSchemaHandle
         for name in _unasked(config):
             fields.pop(name, None)
         lines = field_lines(config)
+        _reorder(fields, first)
         for name, field in fields.items():
-            field.setdefault("title", name.replace("_", " ").title())  # else a dataclass within shows its class's name
+            field["title"] = title(name)  # Pydantic's own makes 'Tta' of tta, and shows the class of a dataclass within
             if name in lines:
                 field["description"] = lines[name]
         for name, within in _within(config):
             if name in fields:
                 _describe(within, fields[name], handler)
+
+
+def _reorder(fields: dict[str, Any], first: tuple[str, ...]) -> None:
+    """Put the usual fields first, in place; the page draws them by position."""
+    ordered = [name for name in first if name in fields] + [name for name in fields if name not in first]
+    for position, name in enumerate(ordered):
+        field = fields.pop(name)
+        field["position"] = position
+        fields[name] = field
+
+
+def title(name: str) -> str:
+    """A field's name as a label: 'Batch size', 'TTA', 'SHA-256'."""
+    words = [ABBREVIATIONS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
 def field_lines(config: type) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,16 +11,15 @@ from typing import Annotated, Any
 from zoneinfo import available_timezones
 
 from cyclopts import App, Parameter
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.deployments.runner import RunnerDeployment
-from prefect.runner import Runner
-from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 from prefect.types.entrypoint import EntrypointType
 
+from shardlens.flows import cron
 from shardlens.flows.credentials import auth_file, auth_string
 from shardlens.flows.inference import dataset_inference
+from shardlens.flows.keeper import ONE_AT_A_TIME, Keeper
 from shardlens.flows.parameter_forms import given
 from shardlens.flows.retries import RetryPolicy
 from shardlens.flows.server import prefect_server
@@ -36,52 +34,32 @@ from shardlens.pipeline.predict import PredictConfig
 from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse, check_name
 
-ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-"""While a run is under way the schedule's next one is left out; the one after it finds what it would have found."""
-
-STARTING_S = 0.05
-"""Between looks at a runner that is still starting."""
-
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """When a dataset is predicted, and what is done beside that."""
+    """When a dataset is predicted, and the stages before and after the prediction."""
 
     cron: str = "0 * * * *"
-    """Minute, hour, day of month, month, day of week; each hour by itself. '30 2 * * *' = at half past two, each night."""
+    """Minute, hour, day of month, month, day of week. '30 2 * * *': at half past two each night. Default: each hour."""
     timezone: str = "UTC"
-    """Time zone of the schedule, as Europe/Berlin."""
+    """Time zone of the schedule, as Europe/Berlin. In a zone with summer time the hour that comes twice counts once."""
     name: str | None = None
-    """Name of the deployment; None = dataset and model. Serving it again replaces its settings."""
+    """Name of the deployment; default: dataset and model. Serving it again replaces its settings."""
     now: Annotated[bool, Parameter(negative="")] = False
-    """Predict once at the start too."""
+    """Predict once at the start, too."""
     refresh: bool = True
-    """Look for new images where the dataset came from, each time, and take it in again if there are any."""
+    """Look for new images at the dataset's source before each run, and re-ingest it if there are any."""
     evaluate: bool = True
     """Score each run, if the dataset has annotations."""
     port: int | None = None
-    """Port of the embedded Prefect server; None = 4200, or a free one. With PREFECT_API_URL set, that server is used."""
+    """Port of the embedded Prefect server; default: 4200, or a free one. With PREFECT_API_URL set, that server is used."""
 
     def __post_init__(self) -> None:
         if self.timezone not in available_timezones():
             raise ConfigError(f"time zone {self.timezone!r} is not known: expected one as UTC or Europe/Berlin")
         if self.name is not None:
             check_name(self.name, "deployment")
-        self.schedule()
-
-    def schedule(self) -> Any:
-        """The schedule as Prefect has it.
-
-        Raises:
-            ConfigError: the cron line is not one.
-        """
-        try:
-            return Cron(self.cron, timezone=self.timezone)
-        except ValueError:
-            raise ConfigError(
-                f"cron {self.cron!r} is not a schedule: expected minute, hour, day of month, month, day of week, "
-                "as '30 2 * * *' for half past two each night"
-            ) from None
+        cron.schedule(self.cron, self.timezone)
 
 
 def serve(
@@ -107,7 +85,7 @@ def serve(
     deployment = RunnerDeployment.from_flow(
         dataset_inference,
         name,
-        schedule=schedule.schedule(),
+        schedule=cron.schedule(schedule.cron, schedule.timezone),
         concurrency_limit=ONE_AT_A_TIME,
         parameters=parameters,
         tags=["shardlens", config.dataset],
@@ -116,8 +94,9 @@ def serve(
     )
     embedded = PREFECT_API_URL.value() is None
     with prefect_server(schedule.port) as url:
-        asyncio.run(keep(deployment, schedule, url.removesuffix("/api"), login() if embedded else None))
-    print("stopped; the schedule is paused until it is served again", file=sys.stderr)
+        paused = asyncio.run(keep(deployment, schedule, url.removesuffix("/api"), login() if embedded else None))
+    after = "the schedule is paused until it is served again" if paused else "another process still serves the schedule"
+    print(f"stopped; {after}", file=sys.stderr)
 
 
 def login() -> str:
@@ -129,45 +108,32 @@ def login() -> str:
     return f"the page asks for a password once: it is in {auth_file()}, for you alone"
 
 
-async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None = None) -> None:
-    """Register a deployment and start its runs when they are due, until interrupted or terminated."""
-    runner = Keeper(name=deployment.name, pause_on_shutdown=True)
+async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None = None) -> bool:
+    """Register a deployment and start its runs when they are due, until interrupted or terminated.
+
+    Returns whether the schedule was paused then: not while another process serves it.
+    """
+    runner = Keeper(name=deployment.name, pause_on_shutdown=False)
     runner.listen()
     deployment_id = await runner.aadd_deployment(deployment)
+
+    async def ready() -> None:
+        _announce(deployment, schedule, f"{page}/deployments/deployment/{deployment_id}", login)
+        if schedule.now:
+            await arun_deployment(deployment_id, timeout=0, as_subflow=False)
+
+    return await runner.keep(deployment_id, ready)
+
+
+def _announce(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None) -> None:
+    """Say what is served, and where its page is."""
     print(f"{deployment.flow_name}/{deployment.name}: '{schedule.cron}' {schedule.timezone}", file=sys.stderr)
-    print(f"  runs and artifacts: {page}/deployments/deployment/{deployment_id}", file=sys.stderr)
+    if note := cron.clock_change_note(schedule.cron, schedule.timezone):
+        print(f"  {note}", file=sys.stderr)
+    print(f"  runs and artifacts: {page}", file=sys.stderr)
     if login is not None:
         print(f"  {login}", file=sys.stderr)
     print("  Ctrl-C stops it", file=sys.stderr, flush=True)
-    if schedule.now:
-        await arun_deployment(deployment_id, timeout=0, as_subflow=False)
-    await runner.keep()
-
-
-class Keeper(Runner):
-    """Starts what is due. Its end is orderly: a run under way is canceled, so that it gives back the schedule's slot."""
-
-    def listen(self) -> None:
-        """From now on SIGINT asks for the end; a second one does not wait for it."""
-        self.told = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.handle_sigterm)
-
-    async def keep(self) -> None:
-        """Start what is due, until SIGINT or SIGTERM."""
-        work, end = asyncio.create_task(self.start()), asyncio.create_task(self.told.wait())
-        await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
-        while not (self.started or work.done()):  # one that is still starting could not be stopped
-            await asyncio.sleep(STARTING_S)
-        if self.started:
-            await self.astop()
-        end.cancel()
-        await work
-
-    def handle_sigterm(self, *_: object) -> None:
-        """Called by Prefect too; its own handler forgets to await the end of the runs."""
-        loop = asyncio.get_running_loop()
-        loop.remove_signal_handler(signal.SIGINT)
-        loop.call_soon_threadsafe(self.told.set)
 
 
 def checked(config: PredictConfig, schedule: ServeConfig) -> Network:
@@ -186,6 +152,7 @@ def checked(config: PredictConfig, schedule: ServeConfig) -> Network:
             f"{config.dataset} is one version of a dataset, and never changes: name the dataset alone to predict what is new "
             "on a schedule, or predict this version once with 'shardlens predict'"
         )
+    cron.first_run(schedule.cron, schedule.timezone)
     dataset = Dataset.open(Warehouse(config.warehouse), config.dataset)
     if schedule.refresh:
         sources(config.warehouse, config.dataset)

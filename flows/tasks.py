@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from shardlens.flows.artifacts import (
     ProgressArtifacts,
+    is_unchanged,
     mean_rows,
     run_line,
     show_checkpoint,
@@ -17,13 +19,13 @@ from shardlens.flows.artifacts import (
     show_run,
 )
 from shardlens.flows.retries import worth_retrying
+from shardlens.flows.termination import prefect_termination, stage_executor
 from shardlens.pipeline import evaluate as evaluation
 from shardlens.pipeline import ingest as ingestion
 from shardlens.pipeline import predict as prediction
 from shardlens.pipeline import train as training
 from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation
 from shardlens.pipeline.executors.base import ExecutorConfig
-from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.ingest import IngestConfig, IngestReport
 from shardlens.pipeline.predict import PredictConfig, PredictReport
 from shardlens.pipeline.train import TrainConfig, TrainReport
@@ -31,6 +33,7 @@ from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.prepare import prepare
 from shardlens.pipeline.training.stepper import init_report
 from shardlens.pipeline.warehouse import runs
+from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import Warehouse
 
 
@@ -39,9 +42,9 @@ from shardlens.pipeline.warehouse.layout import Warehouse
 )
 def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
     """Take images and annotations into the warehouse as a dataset."""
-    with open_executor(executor) as workers:
+    with stage_executor(executor) as workers:
         report = ingestion.ingest(config, workers, ProgressArtifacts(config.name))
-    _tell([report])
+    _log_and_publish([report])
     return report
 
 
@@ -54,13 +57,17 @@ def ingest(config: IngestConfig, executor: ExecutorConfig) -> IngestReport:
 )
 def ingest_again(warehouse: str, dataset: str, executor: ExecutorConfig) -> list[IngestReport]:
     """Take a dataset in again from where it came from; where nothing changed, its version stays."""
-    with open_executor(executor) as workers:
+    before = Dataset.open(Warehouse(warehouse), dataset).version
+    with stage_executor(executor) as workers:
         reports = ingestion.refresh(warehouse, dataset, workers, ProgressArtifacts(dataset))
-    _tell(reports)
+    if reports and reports[-1].version == before:
+        get_run_logger().info("dataset %s is unchanged, version %s", dataset, before)
+    else:
+        _log_and_publish(reports)
     return reports
 
 
-def _tell(reports: Sequence[IngestReport]) -> None:
+def _log_and_publish(reports: Sequence[IngestReport]) -> None:
     for report in reports:
         get_run_logger().info("%s", report)
     show_ingest(reports)
@@ -74,10 +81,11 @@ def _tell(reports: Sequence[IngestReport]) -> None:
 )
 def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
     """Predict a dataset with a model and commit the run; finished shards are skipped."""
-    with open_executor(executor) as workers:
+    with stage_executor(executor) as workers:
         report = prediction.predict(config, workers, ProgressArtifacts(config.dataset.partition("@")[0]))
     get_run_logger().info("%s", run_line(report))
-    show_run(report, config.warehouse)
+    if not is_unchanged(report) or (task_run.run_count or 0) > 1:  # a retry may follow on one that could not publish
+        show_run(report, config.warehouse)
     return report
 
 
@@ -90,7 +98,7 @@ def predict(config: PredictConfig, executor: ExecutorConfig) -> PredictReport:
 def evaluate(config: EvaluateConfig, executor: ExecutorConfig) -> Evaluation:
     """Score a committed run against its dataset's annotations."""
     dataset = runs.open_committed(Warehouse(config.warehouse), config.run).dataset
-    with open_executor(executor) as workers:
+    with stage_executor(executor) as workers:
         found = evaluation.evaluate(config, workers, ProgressArtifacts(dataset))
     figures = ("{task} {metric} {value}".format(**row) for row in mean_rows(found))
     get_run_logger().info("run %s on %s: %s", found.run, found.dataset, ", ".join(figures))
@@ -119,7 +127,8 @@ def check(config: TrainConfig) -> TrainJob:
 def train(config: TrainConfig) -> TrainReport:
     """Fit a model to a dataset and write a checkpoint; what an earlier try left goes on from its last checkpoint."""
     logger = get_run_logger()
-    report = training.train(config, ProgressArtifacts(config.dataset.partition("@")[0]), logger.info)
+    with prefect_termination():
+        report = training.train(config, ProgressArtifacts(config.dataset.partition("@")[0]), logger.info)
     logger.info("run %s: its checkpoint is %s", report.run, report.checkpoint)
     show_checkpoint(report)
     return report

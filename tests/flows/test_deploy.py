@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.settings import get_current_settings
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from shardlens.pipeline.cli import build_app
 from tests.conftest import ROOT
@@ -63,7 +70,7 @@ def test_its_parameters_are_those_of_the_flow(deployment: dict[str, Any]) -> Non
 def test_a_schedule_waits_for_its_parameters() -> None:
     (nightly,) = [each for each in DEPLOYMENTS if "schedules" in each]
     assert nightly["schedules"] == [{"cron": "30 2 * * *", "timezone": "UTC", "active": False}]
-    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
 @pytest.mark.prefect
@@ -81,6 +88,40 @@ def test_prefect_deploys_them(client: SyncPrefectClient) -> None:
     assert nightly.parameter_openapi_schema is not None
     assert "PredictConfig" in nightly.parameter_openapi_schema["definitions"]
     assert (nightly.schedules[0].active, nightly.pull_steps) == (False, [])
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """The job of a flow run, as prefect-kubernetes makes it of the pool's template and a deployment's variables."""
+    template = json.loads((DEPLOY / "kubernetes-job-template.json").read_text())
+    variables = {"env": {"DO_NOT_TRACK": "1"}, "image": f"shardlens:{VERSION}"}
+    settings = {PREFECT_API_URL: "https://prefect.example.com/api", PREFECT_API_AUTH_STRING: "user:password"}
+    with temporary_settings(settings):
+        job = asyncio.run(KubernetesWorkerJobConfiguration.from_template_and_values(template, variables))
+        job.prepare_for_flow_run(FlowRun(flow_id=uuid4(), name="shapes by unet"))
+    return cast("dict[str, Any]", job.job_manifest)
+
+
+def test_a_kubernetes_job_has_the_keys_of_the_store_and_of_ray(manifest: dict[str, Any]) -> None:
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    cluster = load("kuberay-cluster.yaml")
+    (ray_head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == ray_head["envFrom"]
+    environment = {each["name"]: each.get("value") or each.get("valueFrom") for each in container["env"]}
+    token = {"secretKeyRef": {"name": cluster["metadata"]["name"], "key": "auth_token", "optional": True}}
+    assert (environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN"]) == ("token", token)
+    assert environment["PREFECT_API_URL"] == "https://prefect.example.com/api"
+    assert (environment["PREFECT_API_AUTH_STRING"], environment["DO_NOT_TRACK"]) == ("user:password", "1")
+    assert (container["image"], container["resources"]["limits"]) == (
+        f"shardlens:{VERSION}",
+        {"cpu": "1", "memory": "4Gi"},
+    )
+    assert " ".join(container["args"]).endswith("flow-run execute")
+    assert (manifest["kind"], manifest["metadata"]["namespace"]) == ("Job", "default")
+
+
+def test_a_manifest_has_no_placeholder_left(manifest: dict[str, Any]) -> None:
+    assert "{{" not in json.dumps(manifest)
 
 
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml"])
@@ -118,10 +159,18 @@ def test_ray_takes_the_cluster() -> None:
 
 def test_the_image_installs_what_is_pinned_and_runs_as_nobody_special() -> None:
     lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "FROM python:3.11-slim"
-    assert "RUN pip install --no-cache-dir --constraint constraints.txt ." in lines
-    assert lines.index("USER shardlens") > lines.index("RUN pip install --no-cache-dir --constraint constraints.txt .")
+    assert lines[:2] == ["ARG BASE=python:3.11-slim", "FROM ${BASE}"]
+    text = "\n".join(lines)
+    assert text.index("USER shardlens") > text.index("pip install")
+    assert "pip install --no-cache-dir --require-hashes --requirement requirements.lock" in text
+    assert re.search(r"--constraint constraints\.txt setuptools==\d+\.\d+\.\d+ ", text)
+    installs = [line for line in lines if "pip install" in line and line.rstrip(" \\;fi").endswith(".")]
+    assert all("--no-build-isolation" in line for line in installs), (
+        "an isolated build takes a setuptools that is not pinned"
+    )
     copied = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+    assert "deploy/requirements.loc[k]" in copied
+    copied.discard("deploy/requirements.loc[k]")
     assert copied == {"pyproject.toml", "constraints.txt", "README.md", "models", "pipeline", "flows"}
     assert all((ROOT / name).exists() for name in copied)
 
@@ -132,6 +181,22 @@ def test_versions_are_those_of_the_pins() -> None:
         named = set(re.findall(r"shardlens:(\d[\w.]*)", file.read_text()))
         assert named <= {VERSION}, f"{file.name} names another version than pyproject.toml"
     assert pinned("SQLAlchemy").startswith("2.0.")
+
+
+def test_hashes_refuse_what_is_not_pinned(tmp_path: Path) -> None:
+    """pip itself, offline: a wheel of the pinned hash is installed, another one is not."""
+    wheel = tmp_path / "pinned-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("pinned.py", "")
+        archive.writestr("pinned-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pinned\nVersion: 1.0\n")
+        archive.writestr("pinned-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("pinned-1.0.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(tmp_path), "--require-hashes"]
+    command += ["--target", str(tmp_path / "site"), "--requirement", str(tmp_path / "requirements.lock")]
+    for known, status in ((digest, 0), ("0" * 64, 1)):
+        (tmp_path / "requirements.lock").write_text(f"pinned==1.0 --hash=sha256:{known}\n")
+        assert subprocess.run(command, check=False, capture_output=True).returncode == status
 
 
 @pytest.mark.parametrize("file", sorted(DEPLOY.glob("*.yaml")), ids=lambda file: file.name)

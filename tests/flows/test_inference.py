@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
+from prefect.flow_engine import run_flow
+from prefect.utilities.names import generate_slug
 
 from shardlens.flows.inference import Inference, dataset_inference
 from shardlens.flows.retries import RetryPolicy
+from shardlens.flows.run_names import is_generated
 from shardlens.pipeline.errors import ConfigError, ModelError, WeightsError
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.ingest import IngestConfig, ingest
@@ -51,15 +54,52 @@ def test_all_stages_in_a_row(client: SyncPrefectClient, shapes: PredictConfig, s
     assert result.evaluation is not None
     assert result.evaluation.run == result.prediction.run
     run = flow_run(client, state)
-    assert run.name == "shapes by unet"
+    assert run.name.startswith(f"shapes@{result.prediction.dataset_version} by unet: semantic ")
     assert set(task_runs(client, run.id)) == {"ingest shapes", "predict shapes", f"evaluate {result.prediction.run}"}
     assert {"metrics-shapes", "progress-predict-shapes", "run-shapes"} < set(artifacts(client, run.id))
 
 
-def test_what_did_not_change_is_not_predicted_again(shapes: PredictConfig) -> None:
-    first, second = infer(shapes).result().prediction, infer(shapes).result().prediction
+def test_what_did_not_change_is_not_repeated(client: SyncPrefectClient, shapes: PredictConfig) -> None:
+    states = [infer(shapes) for _ in range(2)]
+    first, second = (state.result().prediction for state in states)
     assert (second.run, second.dataset_version) == (first.run, first.dataset_version)
     assert (first.resumed_shards, second.resumed_shards, second.images_per_second) == (0, 2, 0)
+    run = flow_run(client, states[1])
+    assert run.name == f"shapes@{second.dataset_version} by unet: unchanged"
+    assert set(artifacts(client, run.id)) <= {"progress-ingest-shapes"}
+    assert not [name for name in task_runs(client, run.id) if name.startswith("evaluate")]
+
+
+def test_a_complete_run_that_was_not_scored_is_scored(shapes: PredictConfig) -> None:
+    first, second = infer(shapes, evaluate=False).result(), infer(shapes).result()
+    assert second.prediction.run == first.prediction.run
+    assert (first.evaluation is None, second.evaluation is not None) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "generated"),
+    [
+        ("amber-falcon", True),
+        ("street, first try", False),
+        ("night-shift", False),
+        ("shapes", False),
+        ("", False),
+        ("2026-11-30", False),
+    ],
+)
+def test_names_that_prefect_made_up_are_known(name: str, generated: bool) -> None:
+    assert is_generated(name) is generated
+
+
+def test_all_of_prefects_names_are_known() -> None:
+    assert all(is_generated(generate_slug(2)) for _ in range(500))
+
+
+def test_a_name_that_the_user_gave_is_kept(client: SyncPrefectClient, shapes: PredictConfig) -> None:
+    deployment = client.create_deployment(client.create_flow(dataset_inference), name="named")
+    given = client.create_flow_run_from_deployment(deployment, name="the large batch")
+    run_flow(dataset_inference, flow_run=client.read_flow_run(given.id), parameters={"predict": shapes})
+    assert client.read_flow_run(given.id).name == "the large batch"
 
 
 def test_new_images_are_taken_in_and_predicted(growing: PredictConfig, drawn: Path, tmp_path: Path) -> None:
@@ -88,12 +128,13 @@ def test_training_first_predicts_with_the_checkpoint(client: SyncPrefectClient, 
     untrained = replace(shapes, network=replace(shapes.network, model=None, weights=None, labels=None))
     state = infer(untrained, train=learning, evaluate=False)
     result = state.result()
-    assert (flow_run(client, state).name, result.evaluation) == ("shapes by a new unet", None)
+    assert result.evaluation is None
+    assert " by a new unet: " in flow_run(client, state).name
     record = runs.find(Warehouse(shapes.warehouse), result.prediction.run)
     checkpoint = record.origin["config"]["network"]["weights"]
     assert checkpoint.startswith(f"{shapes.warehouse}/checkpoints/unet-")
     again = infer(replace(untrained, network=replace(untrained.network, weights=checkpoint)), evaluate=False)
-    assert flow_run(client, again).name == f"shapes by {checkpoint.split('/')[-2]}"
+    assert f" by {checkpoint.split('/')[-2]}: " in flow_run(client, again).name
 
 
 def test_a_store_that_comes_back_costs_a_retry(

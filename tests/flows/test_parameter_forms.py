@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, get_args
 
 import pytest
 from cyclopts import Parameter
@@ -12,10 +13,14 @@ from prefect.utilities.callables import parameter_schema
 
 from shardlens.flows import stages
 from shardlens.flows.inference import dataset_inference
-from shardlens.flows.parameter_forms import Form, field_lines, given
+from shardlens.flows.parameter_forms import Form, field_lines, given, title
+from shardlens.flows.recipe_choice import Recipe, with_recipe
+from shardlens.flows.train import dataset_training
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig
+from shardlens.pipeline.train import TrainConfig
+from shardlens.pipeline.training import recipes
 
 FLOWS = [stages.ingest, stages.predict, stages.evaluate, stages.train, dataset_inference]
 
@@ -66,8 +71,50 @@ def test_the_line_under_a_field_becomes_the_line_under_its_input() -> None:
 
 def test_a_dataclass_within_is_titled_by_its_field() -> None:
     field = definitions(drawn)["Outer"]["properties"]["inner_part"]
-    assert (field["title"], field["description"]) == ("Inner Part", "What it holds.")
+    assert (field["title"], field["description"]) == ("Inner part", "What it holds.")
     assert field["$ref"] == "#/definitions/Inner"
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("tta", "TTA"),
+        ("sha256", "SHA-256"),
+        ("compiled", "Compile"),
+        ("batch_size", "Batch size"),
+        ("gpus_per_worker", "GPUs per worker"),
+    ],
+)
+def test_labels_are_readable(name: str, label: str) -> None:
+    assert title(name) == label
+
+
+def test_recipes_are_a_choice() -> None:
+    assert set(get_args(Recipe)) == set(recipes.RECIPES)
+    for of in (stages.train, dataset_training):
+        (choices,) = [each for each in parameter_schema(of).properties["recipe"]["anyOf"] if "enum" in each]
+        assert choices["enum"] == list(get_args(Recipe))
+
+
+def test_a_recipe_fills_in_what_the_form_leaves_out() -> None:
+    recipe = recipes.find("bccd")
+    filled = with_recipe(TrainConfig("cells", model=recipe.model, epochs=3), "bccd")
+    assert filled == replace(recipe, dataset="cells", epochs=3)
+    other = with_recipe(TrainConfig("cells", model="unet", transfer="scratch"), "bccd")
+    assert (other.model, other.option, other.init) == ("unet", (), None)
+    assert other.learning_rate == recipe.learning_rate
+    assert with_recipe(TrainConfig("cells", model="unet"), None) == TrainConfig("cells", model="unet")
+
+
+def test_the_usual_fields_come_first() -> None:
+    for of, config, first in (
+        (stages.predict, "PredictConfig", stages.PREDICT_FIRST),
+        (stages.train, "TrainConfig", stages.TRAIN_FIRST),
+        (dataset_training, "TrainConfig", stages.TRAIN_FIRST),
+    ):
+        fields = definitions(of)[config]["properties"]
+        assert tuple(fields)[: len(first)] == first
+        assert [field["position"] for field in fields.values()] == list(range(len(fields)))
 
 
 def test_what_is_derived_is_not_asked_for() -> None:

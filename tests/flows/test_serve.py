@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from shardlens.flows.credentials import auth_string
+from shardlens.flows.cron import clock_change_note, first_run
 from shardlens.flows.serve import ServeConfig, checked, placed, serve
 from shardlens.pipeline.errors import ConfigError, DatasetError, ModelError
 from shardlens.pipeline.predict import PredictConfig
@@ -88,7 +89,7 @@ def test_a_schedule_starts_a_run_by_itself(shapes: PredictConfig, tmp_path: Path
             found = artifacts(client, run.id)
         process.terminate()
         _, said = process.communicate(timeout=30)
-    assert (run.name, run.auto_scheduled) == ("shapes by unet", True)
+    assert (" by unet: semantic " in run.name, run.auto_scheduled) == (True, True)
     assert {"progress-predict-shapes", "run-shapes", "metrics-shapes"} < set(found)
     (record,) = runs.committed(Warehouse(shapes.warehouse))
     assert record.name in found["run-shapes"].data
@@ -127,6 +128,7 @@ def test_a_schedule_is_checked_before_it_begins(shapes: PredictConfig) -> None:
     ("settings", "message"),
     [
         ({"cron": "61 * * * *"}, r"cron '61 \* \* \* \*' is not a schedule: expected minute, hour"),
+        ({"cron": "0 30 2 * * *"}, r"has 6 fields, and seconds or years are no part of it: expected minute"),
         ({"timezone": "Mars/Olympus"}, "time zone 'Mars/Olympus' is not known"),
         ({"name": "a/b"}, "deployment 'a/b' cannot be used as a name"),
     ],
@@ -134,6 +136,32 @@ def test_a_schedule_is_checked_before_it_begins(shapes: PredictConfig) -> None:
 def test_impossible_schedules_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ServeConfig(**settings)
+
+
+@pytest.mark.parametrize("line", ["0 0 31 2 *", "0 0 31 4,6 *", "0 0 30 2 *"])
+def test_a_schedule_that_never_comes_true_is_refused(shapes: PredictConfig, line: str) -> None:
+    with pytest.raises(ConfigError, match="never comes true"):
+        checked(shapes, ServeConfig(cron=line))
+
+
+def test_a_leap_day_comes_true() -> None:
+    assert (first_run("0 0 29 2 *", "Europe/Berlin").month, first_run("0 0 29 2 *", "UTC").day) == (2, 29)
+
+
+@pytest.mark.parametrize(
+    ("line", "zone", "noted"),
+    [
+        ("0 * * * *", "Europe/Berlin", True),
+        ("*/15 1-5 * * *", "America/New_York", True),
+        ("30 2 * * *", "Europe/Berlin", False),
+        ("0 * * * *", "UTC", False),
+        ("0 * * * *", "Asia/Tokyo", False),
+    ],
+)
+def test_what_a_change_of_the_clocks_does_is_said(line: str, zone: str, noted: bool) -> None:
+    note = clock_change_note(line, zone)
+    assert (note is not None) is noted
+    assert not noted or f"{zone} has summer time" in str(note)
 
 
 def test_places_hold_in_any_folder(shapes: PredictConfig, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from urllib.parse import urlsplit
 from prefect.settings import PREFECT_API_URL
 from shardlens.flows.embedded import flow
 
-@flow("look", "look")
+@flow("look", lambda given: "look")
 def look():
     place = urlsplit(PREFECT_API_URL.value())
     answers = []
