@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlens.models import outlines, zoo
+from shardlens.models import outline_table, outlines, zoo
 from shardlens.models.errors import ModelError
 
 OUTSIDE = '''
@@ -45,7 +45,7 @@ def run(code: str, *arguments: str) -> str:
 
 
 def test_the_table_is_true() -> None:
-    assert outlines.present() == outlines.outline_table.MODULES, "python -m shardlens.models.outlines writes it again"
+    assert outlines.present() == outline_table.MODULES, "python -m shardlens.models.outlines writes it again"
     listed = {each.model: each for each in outlines.outlines()}
     assert list(listed) == [spec.name for spec in zoo.SPECS]
     for spec in zoo.SPECS:
