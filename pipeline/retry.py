@@ -57,9 +57,9 @@ def retry_quarantined(
         raise RunError(
             f"run {run!r} has {len(first)} of {record.shards} shards: finish it first, with the command that began it"
         )
-    generation = 1 + max(runs.generation_of(parts) for parts in first.values())
+    generation, shards = runs.to_retry(first, record.parts)
     results = ShardResults(job.stage, job.shards.images.num_rows, progress, first)
-    results.run(executor, _quarantined(job, first, generation))
+    results.run(executor, _quarantined(job, {shard: first[shard] for shard in shards}, generation))
     parts = results.parts.values()
     if record.commit is None:
         check_quarantined(record, parts, config.max_quarantined if max_quarantined is None else max_quarantined)
@@ -68,7 +68,7 @@ def retry_quarantined(
     if runs.same_rows(record.parts, parts):
         return report(job, results, begun)
     scored = storage.exists(storage.join(record.warehouse.metrics(record.dataset, run), "metrics.parquet"))
-    runs.recommit(record, parts, record.commit["report"])
+    runs.recommit(record, parts, record.commit.report)
     rescored = evaluate(EvaluateConfig(run, warehouse=warehouse), executor, progress).tasks if scored else ()
     return replace(report(job, results, begun), rescored=rescored)
 

@@ -136,7 +136,7 @@ def test_runs_that_do_not_go_together(wh: Warehouse) -> None:
         fuse(config(wh, "a", "half"))
     with pytest.raises(RunError, match="run 'foreign' of others@v2"):
         fuse(config(wh, "a", "foreign"))
-    with pytest.raises(RunError, match="run 'cut' is not whole yet"):
+    with pytest.raises(RunError, match="run 'cut' is not complete"):
         fuse(config(wh, "a", "cut"))
     with pytest.raises(RunError, match="there is no run 'c'"):
         fuse(config(wh, "a", "c"))

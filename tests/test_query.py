@@ -233,6 +233,48 @@ def test_a_damaged_run_does_not_disturb_another(tmp_path: Path) -> None:
         query(root, "SELECT sum(score) FROM predictions")
 
 
+def checked_rows(root: str, sql: str) -> object:
+    """The answer, or the words that say that a file is damaged."""
+    try:
+        return query(root, sql).to_pylist()
+    except StorageError as error:
+        return re.search("damaged|not found", str(error))[0]
+
+
+@pytest.mark.parametrize("checks", ["blocks", "digest"])
+def test_no_flipped_bit_gives_other_rows(tmp_path: Path, checks: str) -> None:
+    warehouse = small.create(str(tmp_path))
+    record = small.add_run(warehouse, "first", [[0.9, 0.8], [0.7]])
+    if checks == "digest":  # a commit of an earlier version
+        mark = Path(record.folder, "commit.json")
+        mark.write_text(re.sub(r'"blocks": "\w*"', '"blocks": ""', mark.read_text()))
+    sql = "SELECT * FROM predictions ORDER BY score"
+    before = checked_rows(str(tmp_path), sql)
+    part = Path(record.prediction_parts()[0])
+    data = part.read_bytes()
+    for place in range(0, len(data), len(data) // 60):
+        part.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
+        assert checked_rows(str(tmp_path), sql) == "damaged"
+    part.write_bytes(data)
+    assert checked_rows(str(tmp_path), sql) == before
+
+
+def test_a_flipped_bit_is_found_in_the_block_that_is_read(tmp_path: Path) -> None:
+    warehouse = small.create(str(tmp_path))
+    record = small.begin(warehouse, "wide", 1)
+    noise = np.random.default_rng(0).random(100_000)
+    table = tables.from_rows([small.row(1, 0, 0.5)], tables.PREDICTIONS).take(np.zeros(len(noise), np.int64))
+    table = table.set_column(table.schema.get_field_index("score"), tables.PREDICTIONS.field("score"), pa.array(noise))
+    outcomes = tables.from_rows([{"image_id": 1, "status": "ok", "predictions": 1}], tables.OUTCOMES)
+    committed = runs.commit(record, [runs.publish(record, 0, table, outcomes)], {})
+    part = Path(committed.prediction_parts()[0])
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 4
+    part.write_bytes(data)
+    assert checked_rows(str(tmp_path), "SELECT sum(score) FROM predictions") == "damaged"
+    assert query(str(tmp_path), "SELECT sum(rank) AS s FROM predictions").to_pylist() == [{"s": 0}]
+
+
 def test_only_the_columns_and_row_groups_asked_for_are_read(tmp_path: Path) -> None:
     warehouse = small.create(str(tmp_path))
     record = small.begin(warehouse, "wide", 1)

@@ -21,9 +21,11 @@ COMMANDS = {
     "fuse": "Fuse the boxes of several runs of one dataset into one run.",
     "export": "Write a run's predictions as a COCO results file.",
     "import": "Take COCO results made elsewhere in as a committed run.",
-    "runs": "List the runs of the warehouse.",
+    "runs": "List the runs of prediction and of training.",
+    "verify": "Check all files of a run against the digests of its commit.",
     "datasets": "List the datasets of the warehouse.",
     "models": "List the models of the zoo.",
+    "recipes": "List the recipes for training.",
     "doctor": "Say what of Ray, GPU, storage and Prefect can be reached, and how to mend what can't.",
 }
 

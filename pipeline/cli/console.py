@@ -10,14 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Annotated, Any
 
-import pyarrow as pa
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
-from shardlens.pipeline.cli.render import render
+from shardlens.pipeline.cli.render import draw
 from shardlens.pipeline.executors.base import Progress, ProgressListener
+from shardlens.pipeline.storage import printable
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,10 @@ Flat = Parameter(name="*")
 @contextmanager
 def progress_bars() -> Iterator[ProgressListener]:
     """Show a bar for each stage on standard error; where that is not a terminal, lines from time to time."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield LogLines()
@@ -80,7 +81,10 @@ class LogLines:
 
 def print_result(result: Any, output: Output, lines: Sequence[str]) -> None:
     """Print `lines`, or the result itself where a program reads."""
-    print(json.dumps(plain(result), indent=2) if output.json else "\n".join(lines))
+    if output.json:
+        print_json(result)
+    else:
+        print(safe("\n".join(lines)))
 
 
 def plain(value: Any) -> Any:
@@ -94,11 +98,22 @@ def plain(value: Any) -> Any:
     return value
 
 
+def safe(text: str) -> str:
+    """Return lines for a terminal: what is not printable in them is escaped."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a program to read."""
+    print(json.dumps(plain(value), indent=2, default=str))
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], output: Output, title: str | None = None) -> None:
     """Print rows of equal keys as a table, numbers to the right, or as JSON where a program reads."""
     if output.json:
-        print(json.dumps(plain(list(rows)), indent=2))
+        print_json(list(rows))
         return
     if title:
-        print(title)
-    print(str(render(pa.Table.from_pylist(list(rows)), "table")).rstrip("\n"))
+        print(safe(title))
+    names = list(rows[0]) if rows else []
+    print(draw(names, [list(row.values()) for row in rows]).rstrip("\n"))

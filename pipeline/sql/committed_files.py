@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from fsspec.spec import AbstractFileSystem
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import QueryError, ShardlensError, StorageError
+from shardlens.pipeline.storage import checksums
+from shardlens.pipeline.warehouse import tables
 
 PROTOCOL = "warehouse"
 
@@ -22,9 +25,13 @@ class File:
 
     uri: str = ""
     size: int | None = None
-    """None = it may be written anew at any time, so it is read whole, once."""
+    """None for a file that may be written anew at any time, which is read completely, once."""
     data: bytes | None = None
     """Its bytes, if it lies nowhere else."""
+    blocks: str = ""
+    """Checksums of its blocks (`storage.checksums`), by which each range that is read is checked."""
+    sha256: str = ""
+    """Of a file without block checksums: it is read and checked completely before its first range is given out."""
 
 
 class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is untyped
@@ -41,6 +48,7 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         self.failures: list[ShardlensError] = []
         """What went wrong, told better than DuckDB can: it only sees that a Python function raised."""
         self._whole: dict[str, bytes] = {}
+        self._checked: set[str] = set()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -93,14 +101,30 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         Raises:
             StorageError: the store fails, or the file is shorter than its listing says.
         """
+        if file.blocks:
+            first, end = checksums.around(offset, length, file.size or 0)
+            data = self._range(file, first, end - first)
+            if not checksums.intact(data, first, file.blocks):
+                raise self._damaged(file, f"a checksum of bytes {first} to {end} is wrong")
+            return data[offset - first : offset - first + length]
+        if file.sha256 and file.uri not in self._checked:
+            if hashlib.sha256(self._range(file, 0, file.size or 0)).hexdigest() != file.sha256:
+                raise self._damaged(file, "its SHA-256 is not the one in commit.json")
+            self._checked.add(file.uri)
+        return self._range(file, offset, length)
+
+    def _range(self, file: File, offset: int, length: int) -> bytes:
         try:
             data = storage.read_range(file.uri, offset, length)
         except StorageError as error:
             raise self._failed(error) from None
         if len(data) != length:
-            found = f"{len(data)} bytes at {offset} where {length} were expected, of {file.size} in all"
-            raise self._failed(StorageError(f"{file.uri} is damaged ({found}): restore it, or predict again"))
+            wrong = f"{len(data)} bytes at {offset} where {length} were expected, of {file.size} in all"
+            raise self._damaged(file, wrong)
         return data
+
+    def _damaged(self, file: File, wrong: str) -> ShardlensError:
+        return self._failed(StorageError(f"{file.uri} is damaged ({wrong}): restore it, or predict again"))
 
     def _find(self, path: str) -> File:
         name = self._strip_protocol(path)
@@ -116,7 +140,7 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
             return file.data
         if name not in self._whole:
             try:
-                self._whole.setdefault(name, storage.read(file.uri))
+                self._whole.setdefault(name, tables.checked(file.uri, storage.read(file.uri)))
             except StorageError as error:
                 raise self._failed(error) from None
         return self._whole[name]

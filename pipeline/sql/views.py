@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.json as pj
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.sql.committed_files import File
-from shardlens.pipeline.warehouse import runs, tables
-from shardlens.pipeline.warehouse.layout import Warehouse, read_json
+from shardlens.pipeline.warehouse import documents, runs, tables
+from shardlens.pipeline.warehouse.documents import LatestDocument, TrainDocument
+from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
 
 LISTED_AT_ONCE = 16
@@ -97,7 +98,8 @@ def runs_table(committed: list[RunRecord]) -> pa.Table:
     """One row a committed run."""
     rows = []
     for record in committed:
-        commit = record.commit or {}
+        if record.commit is None:
+            continue
         settings = record.settings
         rows.append(
             {
@@ -106,9 +108,9 @@ def runs_table(committed: list[RunRecord]) -> pa.Table:
                 "dataset_version": record.dataset_version,
                 "model": settings.get("model"),
                 "task": settings.get("task"),
-                **commit["totals"],
-                "parts": len(commit["parts"]),
-                "seconds": commit.get("report", {}).get("seconds"),
+                **asdict(record.commit.totals),
+                "parts": len(record.commit.parts),
+                "seconds": record.commit.report.get("seconds"),
                 "fingerprint": record.fingerprint,
                 "settings": json.dumps(settings, sort_keys=True),
             }
@@ -118,8 +120,8 @@ def runs_table(committed: list[RunRecord]) -> pa.Table:
 
 def _from_json(lines: bytes) -> pa.Table:
     """The table of a row in each line; made from Python's values, pyarrow would import pandas first, for every query."""
-    whole = pj.ReadOptions(block_size=len(lines))
-    found = pj.read_json(pa.BufferReader(lines), whole, pj.ParseOptions(explicit_schema=RUNS))
+    at_once = pj.ReadOptions(block_size=len(lines))
+    found = pj.read_json(pa.BufferReader(lines), at_once, pj.ParseOptions(explicit_schema=RUNS))
     return pa.Table.from_arrays(found.columns, schema=RUNS)
 
 
@@ -130,8 +132,11 @@ def _parts(record: RunRecord) -> dict[str, File]:
     for parts, predictions, outcomes in zip(
         record.parts, record.prediction_parts(), record.outcome_parts(), strict=True
     ):
-        files[f"predictions/{place}/{parts.predictions.name}"] = File(predictions, parts.predictions.bytes)
-        files[f"outcomes/{place}/{parts.outcomes.name}"] = File(outcomes, parts.outcomes.bytes)
+        for view, uri, part in (
+            ("predictions", predictions, parts.predictions),
+            ("outcomes", outcomes, parts.outcomes),
+        ):
+            files[f"{view}/{place}/{part.name}"] = File(uri, part.bytes, blocks=part.blocks, sha256=part.sha256)
     return files
 
 
@@ -149,13 +154,13 @@ def _metrics(warehouse: Warehouse, committed: list[RunRecord]) -> Iterator[tuple
 def _training(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
     """The steps, and the metrics of the validations, of the training runs that are whole."""
     there = {entry.name: entry for entry in storage.walk(warehouse.path("checkpoints"))}
-    whole = [run for run, _, file in (path.partition("/") for path in there) if file == "train.json"]
+    complete = [run for run, _, file in (path.partition("/") for path in there) if file == "train.json"]
     with ThreadPoolExecutor(LISTED_AT_ONCE) as threads:
-        documents = threads.map(lambda run: read_json(there[f"{run}/train.json"].uri), whole)
-        for run, document in zip(whole, documents, strict=True):
+        trained = threads.map(lambda run: documents.read(TrainDocument, there[f"{run}/train.json"].uri), complete)
+        for run, document in zip(complete, trained, strict=True):
             for view, name in (("training", "training.parquet"), ("metrics", "metrics.parquet")):
                 if f"{run}/{name}" in there:
-                    place = f"{view}/dataset={document['dataset']}/run={run}/checkpoint.parquet"
+                    place = f"{view}/dataset={document.dataset}/run={run}/checkpoint.parquet"
                     yield place, File(there[f"{run}/{name}"].uri)
 
 
@@ -163,7 +168,7 @@ def _datasets(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
     """The tables of every dataset's latest version."""
     there = {entry.name: entry for entry in storage.walk(warehouse.path("datasets"))}
     for name in [name for name, _, file in (path.partition("/") for path in there) if file == "latest.json"]:
-        version = read_json(there[f"{name}/latest.json"].uri)["version"]
+        version = documents.read(LatestDocument, there[f"{name}/latest.json"].uri).version
         for view in ("images", "annotations", "categories"):
             entry = there.get(f"{name}/{version}/{view}.parquet")
             if entry is not None:

@@ -2,6 +2,7 @@
 
 - `uris`: joining, normalizing and printing them
 - `faults`: what can go wrong in a store, and what is tried again
+- `checksums`: of a file's blocks
 - `local`: files that appear complete, locks, and the removal of what a dead process left
 - `listing`: what lies below a folder or prefix
 - `objects`: reading and writing, which this package hands on: `storage.read(uri)`
@@ -23,7 +24,7 @@ from .objects import (
     read_range,
     swap,
 )
-from .uris import is_local, join, normalize, redact, relative
+from .uris import is_local, join, normalize, printable, redact, relative
 
 __all__ = [
     "BACKOFF",
@@ -40,6 +41,7 @@ __all__ = [
     "is_local",
     "join",
     "normalize",
+    "printable",
     "publish",
     "publish_file",
     "read",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,6 +21,8 @@ class Entry:
     name: str
     """Its path relative to the prefix."""
     size: int
+    modified: float = 0.0
+    """When it was written, in seconds since 1970 by the store's clock; 0 where the store does not tell."""
 
 
 def size(uri: str) -> int:
@@ -66,11 +69,19 @@ def walk(uri: str) -> list[Entry]:
     except LocationNotFoundError:
         return []
     prefix = path.rstrip("/") + "/"
-    names = ((name[len(prefix) :], int(info["size"])) for name, info in found.items() if name.startswith(prefix))
-    entries = [Entry(f"{uri.rstrip('/')}/{name}", name, length) for name, length in names if name]
+    below = ((name[len(prefix) :], info) for name, info in found.items() if name.startswith(prefix))
+    entries = [
+        Entry(f"{uri.rstrip('/')}/{name}", name, int(info["size"]), _modified(info)) for name, info in below if name
+    ]
     return sorted(
         (e for e in entries if not PurePosixPath(e.name).name.startswith(local.UNFINISHED)), key=lambda e: e.name
     )
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """The time under the name that each library has for it."""
+    time = next((info[key] for key in ("mtime", "LastModified", "last_modified", "created") if info.get(key)), 0.0)
+    return time.timestamp() if isinstance(time, datetime) else float(time) if isinstance(time, int | float) else 0.0
 
 
 def tidy(uri: str) -> None:

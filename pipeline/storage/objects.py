@@ -177,23 +177,23 @@ def swap(uri: str, expected: bytes | None, data: bytes) -> bool:
         return create(uri, data)
     if is_local(uri):
         return retried(uri, lambda: local.swap(uri, expected, data))
-    with _MEMORY if uri.startswith("memory://") else nullcontext():
-        return retried(uri, lambda: _swap_object(uri, expected, data))
-
-
-def _swap_object(uri: str, expected: bytes, data: bytes) -> bool:
-    """One attempt of `swap` in a store: what was read is replaced only if its tag is still the same."""
     fs, path = filesystem(uri)
+    with _MEMORY if uri.startswith("memory://") else nullcontext():
+        return retried(uri, lambda: _swap(fs, path, expected, data))
+
+
+def _swap(fs: Any, path: str, expected: bytes, data: bytes) -> bool:
+    """Swap in a store, with `If-Match` where it has tags."""
     try:
         tag = fs.info(path).get("ETag")
-        if bytes(fs.cat_file(path)) != expected:  # changed after `tag` was taken: If-Match fails
+        if bytes(fs.cat_file(path)) != expected:  # if it changes after `tag` was taken, If-Match fails
             return False
     except FileNotFoundError:
         return False
     try:
-        fs.pipe_file(path, data, **({} if tag is None else {"IfMatch": tag}))
+        fs.pipe_file(path, data, **({"IfMatch": tag} if tag else {}))
     except OSError as error:
-        if tag is not None and codes(error) & LOST_RACE:
+        if codes(error) & LOST_RACE:
             return False
         raise
     return True

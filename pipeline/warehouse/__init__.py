@@ -3,5 +3,6 @@
 - `layout`: the folders of datasets, runs, tables and checkpoints
 - `tables`: schemas of the Parquet tables
 - `datasets`: dataset versions, opened and listed
-- `runs`: begin, resume and commit a run
+- `documents`: the JSON documents as frozen records
+- `runs`: begin, resume and commit a run (`records`, `parts`)
 """

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
-from shardlens.pipeline.warehouse import tables
-from shardlens.pipeline.warehouse.layout import Warehouse, fields, parse_json, read_json, to_json
+from shardlens.pipeline.warehouse import documents, tables
+from shardlens.pipeline.warehouse.layout import Warehouse, read_json, to_json
 
 PARTS = ("images", "annotations", "categories")
 UNKNOWN_TRUTH = ("image-without-annotation", "unreadable-annotation", "unlisted-image", "mask-of-another-size")
@@ -119,7 +119,7 @@ def version_of(warehouse: Warehouse, name: str, pointer: bytes) -> str:
         StorageError: it is damaged.
     """
     uri = storage.join(warehouse.dataset(name), "latest.json")
-    return str(fields(uri, parse_json(uri, pointer), {"version": str})["version"])
+    return documents.parse(documents.LatestDocument, uri, pointer).version
 
 
 def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,15 +14,6 @@ from shardlens.pipeline.errors import ConfigError, StorageError
 
 MARK = {"format": "shardlens-warehouse", "version": 1}
 RESTORE = "it is damaged or was not written by Shardlens; restore it, or delete its folder and make it again"
-JSON_TYPES: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -78,6 +68,14 @@ class Warehouse:
         """Folder of a run's metric tables."""
         return self.path("metrics", f"dataset={dataset}", f"run={run}")
 
+    def curves(self, dataset: str, run: str) -> str:
+        """Folder of a run's precision-recall curves."""
+        return self.path("curves", f"dataset={dataset}", f"run={run}")
+
+    def partials(self, dataset: str, run: str) -> str:
+        """Folder of the mergeable statistics that a run's scores are made of."""
+        return self.path("partials", f"dataset={dataset}", f"run={run}")
+
     def checkpoints(self, run: str) -> str:
         """Folder of a training run's checkpoints."""
         return self.path("checkpoints", check_name(run, "run"))
@@ -92,10 +90,10 @@ class Warehouse:
         if storage.exists(mark):
             self.check()
             return
-        strangers = storage.children(self.root)[:3]
-        if strangers:
+        foreign = [storage.printable(name) for name in storage.children(self.root)[:3]]
+        if foreign:
             raise StorageError(
-                f"{self.root} is not a warehouse and is not empty (it holds {', '.join(strangers)}): "
+                f"{self.root} is not a warehouse and is not empty (it holds {', '.join(foreign)}): "
                 "name an empty or new place with --warehouse"
             )
         storage.create(mark, json.dumps(MARK).encode())
@@ -113,10 +111,11 @@ class Warehouse:
                 f"{self.root} is not a warehouse (no warehouse.json there): "
                 "run 'shardlens ingest' first, or name another place with --warehouse or SHARDLENS_WAREHOUSE"
             )
-        found = read_json(mark)
-        if found != MARK:
+        there = read_json(mark)
+        if there != MARK:
             raise StorageError(
-                f"{mark} says {json.dumps(found)}, expected {json.dumps(MARK)}: it is not ours, or newer"
+                f"{mark} holds {json.dumps(there)[:200]}, expected {json.dumps(MARK)}: it was written by a newer version "
+                "of Shardlens, or by another program; update Shardlens, or name another place with --warehouse"
             )
 
 
@@ -139,29 +138,6 @@ def parse_json(uri: str, data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{uri} is not JSON ({error}): {RESTORE}") from None
-
-
-def fields(uri: str, document: Any, expected: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Return the document of `uri` if it is an object that has at least the fields `expected`, of those types.
-
-    Raises:
-        StorageError: it is of another type, or lacks a field, or one is of another type.
-    """
-    if not isinstance(document, dict):
-        raise StorageError(f"{uri} holds {_kind(document)}, expected an object: {RESTORE}")
-    for name, types in expected.items():
-        if name not in document:
-            raise StorageError(f"{uri} has no field {name!r}: {RESTORE}")
-        value = document[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and types is int):
-            known = types if isinstance(types, tuple) else (types,)
-            wanted = " or ".join(JSON_TYPES[kind] for kind in known)
-            raise StorageError(f"{uri}: {name!r} is {_kind(value)}, expected {wanted}: {RESTORE}")
-    return document
-
-
-def _kind(value: Any) -> str:
-    return JSON_TYPES[type(value)]
 
 
 def to_json(document: Any) -> bytes:

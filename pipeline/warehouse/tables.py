@@ -163,6 +163,19 @@ def from_bytes(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         ) from None
 
 
+def checked(uri: str, data: bytes) -> bytes:
+    """Return the Parquet file that was read from `uri` if all its pages have their checksums.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    try:
+        from_bytes(data)
+    except StorageError as error:
+        raise StorageError(f"{uri}: {error}") from None
+    return data
+
+
 def footer(data: bytes) -> dict[str, str]:
     """Return the metadata that `to_bytes` put into the footer."""
     found = pq.read_metadata(io.BytesIO(data)).metadata or {}

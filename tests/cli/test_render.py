@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from shardlens.pipeline.cli.render import render, write
-from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.cli.render import format_of, render, rounded, write
+from shardlens.pipeline.errors import ConfigError, QueryError
 from shardlens.pipeline.warehouse import tables
 
 TABLE = pa.table(
@@ -61,9 +61,9 @@ def test_parquet_reads_back() -> None:
 def test_a_table_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     table = pa.table({"category": ["dog", "[red]cat[/]"], "AP": [0.123456789, None], "n": [5, 12345]})
-    lines = [line.rstrip() for line in str(render(table, "table")).splitlines() if line.strip()]
+    lines = [line.rstrip() for line in str(render(table, "table")).splitlines()]
     assert lines[0].split() == ["category", "AP", "n"]
-    assert lines[2].split() == ["dog", "0.123457", "5"]
+    assert lines[2].split() == ["dog", "0.1235", "5"]
     assert lines[3].split() == ["[red]cat[/]", "12345"]
     assert lines[2].endswith("    5")
     assert lines[3].endswith("12345")
@@ -109,3 +109,66 @@ def test_written_to_a_place(tmp_path: Path, form: str) -> None:
     written = (tmp_path / "new" / "out").read_bytes()
     expected = render(TABLE, form)  # type: ignore[arg-type]
     assert written == (expected.encode() if isinstance(expected, str) else expected)
+
+
+WIDE = {
+    "dataset": ["shapes"] * 2,
+    "run": ["fcos-small-on-shapes-with-a-very-long-name-01", "r"],
+    "settings": ['{"model": "fcos", "labels": ["a", "b"]}' * 5] * 2,
+    "score": [0.12345678901234567, 123456.789],
+    "x": [0.000012345, 43.123456789],
+    "fingerprint": ["f" * 64] * 2,
+}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_are_complete_and_long_texts_come_last(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = str(render(pa.table(WIDE), "table"))
+    header, _, first, second, *_ = text.splitlines()
+    assert header.split()[:4] == ["dataset", "run", "score", "x"]
+    assert first.split()[:4] == ["shapes", WIDE["run"][0], "0.1235", "1.23e-05"]
+    assert second.split()[:4] == ["shapes", "r", "123456.8", "43.12"]
+    assert max(map(len, text.splitlines())) <= width
+    assert ("no room for: settings, fingerprint (csv" in text) == (width == 80)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (-3.14159, "-3.142"),
+        (99.999, "100"),
+        (float("nan"), "nan"),
+        (1e20, "1" + "0" * 20),
+    ],
+)
+def test_numbers_are_rounded(value: float, text: str) -> None:
+    assert rounded(value) == text
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_columns_of_one_name_are_refused_where_one_would_be_lost(form: str) -> None:
+    with pytest.raises(QueryError, match="several columns called 'a'.*AS"):
+        render(pa.table([[1], [2]], names=["a", "a"]), form)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("uri", "form"), [("x.csv", "csv"), ("s3://b/a.b/X.PARQUET", "parquet"), ("/a.csv/x.json", "json")]
+)
+def test_the_format_follows_the_suffix(uri: str, form: str) -> None:
+    assert format_of(uri) == form
+
+
+@pytest.mark.parametrize("uri", ["x.txt", "x", "/a.csv/x", "s3://b/x.xlsx"])
+def test_an_unknown_suffix_is_an_error(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected \.csv, \.json, \.parquet, or give --format"):
+        format_of(uri)
+
+
+def test_a_table_for_people_is_never_written_to_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a table is for people"):
+        write(TABLE, str(tmp_path / "out"), "table")
+    assert not list(tmp_path.iterdir())

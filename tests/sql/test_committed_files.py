@@ -3,13 +3,16 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import QueryError, StorageError
 from shardlens.pipeline.sql.committed_files import CommittedFiles, File
+from shardlens.pipeline.warehouse import tables
 
-BODY = bytes(range(256)) * 40
+BODY = tables.to_bytes(pa.table({"x": np.random.default_rng(0).integers(0, 1 << 60, 2000)}))
 
 
 @pytest.fixture
@@ -79,7 +82,9 @@ def test_nothing_can_be_removed_or_touched(files: CommittedFiles, call: str) -> 
 
 
 def test_a_short_file_is_told_by_its_place(files: CommittedFiles) -> None:
-    with pytest.raises(StorageError, match=r"/cut is damaged \(10240 bytes at 0 where 10241 were expected, of 10241"):
+    with pytest.raises(
+        StorageError, match=rf"/cut is damaged \({len(BODY)} bytes at 0 where {len(BODY) + 1} were expected"
+    ):
         files.open("v/cut").read()
 
 

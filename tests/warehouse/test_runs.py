@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -118,14 +120,14 @@ def test_commit_needs_every_shard(tmp_path: Path) -> None:
 def test_readers_see_committed_runs_only(tmp_path: Path) -> None:
     run = runs.begin(record(tmp_path))
     assert runs.committed(run.warehouse) == []
-    with pytest.raises(RunError, match="not whole yet"):
+    with pytest.raises(RunError, match="is not complete"):
         runs.open_committed(run.warehouse, "r1")
     parts = [publish(run, 0, [1, 2], bad=(2,)), publish(run, 1, [3])]
     found = runs.commit(run, parts, {"seconds": 1.0})
     assert [r.name for r in runs.committed(run.warehouse)] == ["r1"]
     assert found.parts == parts
     assert found.commit is not None
-    assert found.commit["totals"] == {"images": 3, "predictions": 2, "quarantined": 1}
+    assert found.commit.totals == runs.Totals(images=3, predictions=2, quarantined=1)
     assert [Path(uri).name for uri in found.outcome_parts()] == ["shard-00000.parquet", "shard-00001.parquet"]
 
 
@@ -135,10 +137,22 @@ def test_the_first_commit_stays(tmp_path: Path) -> None:
     runs.commit(run, parts, {"attempt": 1})
     again = runs.commit(run, parts, {"attempt": 2})
     assert again.commit is not None
-    assert again.commit["report"] == {"attempt": 1}
+    assert again.commit.report == {"attempt": 1}
 
 
-def test_a_retry_replaces_parts_at_once_and_removes_the_old(tmp_path: Path) -> None:
+def names_on_disk(run: RunRecord) -> set[str]:
+    return {
+        path.name for kind in ("outcomes", "predictions") for path in Path(run.warehouse.root, kind).rglob("*.parquet")
+    }
+
+
+def aged(run: RunRecord, name: str) -> None:
+    """Let a part have been written two days ago."""
+    (path,) = Path(run.warehouse.root).rglob(name)
+    os.utime(path, (time.time() - 2 * 86400,) * 2)
+
+
+def test_a_retry_replaces_parts_at_once_and_the_old_stay_for_a_day(tmp_path: Path) -> None:
     run = runs.begin(record(tmp_path))
     first = [publish(run, 0, [1, 2], bad=(2,)), publish(run, 1, [3])]
     run = runs.commit(run, first, {})
@@ -146,8 +160,106 @@ def test_a_retry_replaces_parts_at_once_and_removes_the_old(tmp_path: Path) -> N
     assert runs.finished(run) == {0: better, 1: first[1]}
     found = runs.recommit(run, [better, first[1]], {})
     assert [Path(uri).name for uri in found.outcome_parts()] == ["shard-00000.retry-1.parquet", "shard-00001.parquet"]
-    for kind, uris in (("outcomes", found.outcome_parts()), ("predictions", found.prediction_parts())):
-        assert sorted(map(str, (tmp_path / kind).rglob("*.parquet"))) == sorted(uris)
+    slower_reader = [*run.outcome_parts(), *run.prediction_parts()]
+    assert all(map(storage.exists, slower_reader))
+    for part in (first[0].outcomes.name, first[0].predictions.name):
+        aged(run, part)
+    runs.sweep(found)
+    named = {Path(uri).name for uri in found.outcome_parts() + found.prediction_parts()}
+    assert names_on_disk(run) == named
+
+
+def test_a_retry_under_way_keeps_its_parts_however_old(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    first = [publish(run, 0, [1, 2], bad=(2,)), publish(run, 1, [3])]
+    run = runs.commit(run, first, {})
+    better = publish(run, 0, [1, 2], generation=1)
+    aged(run, better.outcomes.name)
+    aged(run, better.predictions.name)
+    runs.commit(run, first, {})  # a late command of the first prediction
+    done = runs.recommit(run, [better, first[1]], {})
+    assert runs.present(done) == {0: better, 1: first[1]}
+    late = runs.recommit(run, first, {})  # and one that still has the first parts in its hands
+    assert late.parts == [better, first[1]]
+
+
+@pytest.mark.parametrize("kind", ["outcomes", "predictions"])
+def test_a_commit_names_no_part_that_is_gone(tmp_path: Path, kind: str) -> None:
+    run = runs.begin(record(tmp_path))
+    parts = [publish(run, 0, [1]), publish(run, 1, [3])]
+    committed = runs.commit(run, parts, {})
+    better = publish(run, 1, [3, 4], generation=1)
+    (lost,) = Path(tmp_path, kind).rglob(getattr(better, kind).name)
+    lost.unlink()
+    with pytest.raises(RunError, match=r"parts of shards \[1\] were published and are gone"):
+        runs.recommit(run, [parts[0], better], {})
+    assert runs.find(run.warehouse, "r1").parts == committed.parts
+
+
+def test_scores_go_only_where_rows_change(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    parts = [publish(run, 0, [1], bad=(1,)), publish(run, 1, [3])]
+    run = runs.commit(run, parts, {"seconds": 5.0})
+    score = storage.join(run.warehouse.metrics("shapes", "r1"), "metrics.parquet")
+    storage.publish(score, b"")
+    same = runs.recommit(run, parts, {"seconds": 0.0})
+    assert same.commit is not None
+    assert same.commit.report == {"seconds": 5.0}
+    runs.recommit(run, [publish(run, 0, [1], bad=(1,), generation=1), parts[1]], {})
+    assert storage.exists(score)
+    runs.recommit(run, [publish(run, 0, [1], generation=2), parts[1]], {})
+    assert not storage.exists(score)
+
+
+def test_an_interrupted_retry_goes_on_under_its_generation(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    first = [publish(run, 0, [1, 2], bad=(2,)), publish(run, 1, [3], bad=(3,))]
+    run = runs.commit(run, first, {})
+    assert runs.to_retry(dict(enumerate(first)), run.parts) == (1, [0, 1])
+    publish(run, 0, [1, 2], bad=(2,), generation=1)
+    assert runs.to_retry(runs.finished(run), run.parts) == (1, [1])
+    publish(run, 1, [3], bad=(3,), generation=1)
+    assert runs.to_retry(runs.finished(run), run.parts) == (1, [])  # all that is missing is the commit
+    run = runs.recommit(run, runs.finished(run).values(), {})
+    assert runs.to_retry(runs.finished(run), run.parts) == (2, [0, 1])
+
+
+def test_what_a_dead_process_left_is_removed_at_the_commit(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    parts = [publish(run, 0, [1]), publish(run, 1, [3])]
+    for folder in (run.folder, *(Path(uri).parent for uri in Path(tmp_path).rglob("shard-00000*"))):
+        Path(folder, ".publishing-abc").write_bytes(b"half")
+    runs.commit(run, parts, {})
+    assert not list(tmp_path.rglob(".publishing-*"))
+
+
+DOCUMENTS = ["run.json", "commit.json"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", '"x"', "{}", "true", '{"parts": {}}', '{"settings": []}', "[" * 9999]
+)
+def test_a_document_of_another_type_is_explained(tmp_path: Path, name: str, text: str) -> None:
+    run = runs.begin(record(tmp_path))
+    runs.commit(run, [publish(run, 0, [1]), publish(run, 1, [3])], {})
+    Path(run.folder, name).write_text(text)
+    for look in (runs.committed, lambda warehouse: runs.find(warehouse, "r1")):
+        with pytest.raises(StorageError, match=rf"r1/{name}.*(expected|has no field|is not JSON).*restore it"):
+            look(run.warehouse)
+
+
+def test_a_commit_of_before_the_checksums_is_read(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    committed = runs.commit(run, [publish(run, 0, [1]), publish(run, 1, [3])], {})
+    mark = Path(run.folder, "commit.json")
+    document = json.loads(mark.read_text())
+    for part in (shard[kind] for shard in document["parts"] for kind in ("predictions", "outcomes")):
+        del part["blocks"]
+    mark.write_text(json.dumps(document))
+    again = runs.find(run.warehouse, "r1")
+    assert [p.predictions.sha256 for p in again.parts] == [p.predictions.sha256 for p in committed.parts]
+    assert runs.present(again).keys() == {0, 1}
 
 
 def test_who_publishes_second_takes_what_is_there(tmp_path: Path) -> None:

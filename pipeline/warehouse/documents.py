@@ -1,0 +1,177 @@
+"""JSON documents of a warehouse as frozen records, with one codec that explains what is wrong with a document."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from shardlens.pipeline import storage
+from shardlens.pipeline.errors import StorageError
+from shardlens.pipeline.warehouse.layout import RESTORE, parse_json, to_json
+
+T = TypeVar("T")
+JSON_TYPES: dict[Any, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a run."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    blocks: str = ""
+    """Checksums of its blocks, see `storage.checksums`; empty in parts of earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardParts:
+    """What a finished shard published."""
+
+    shard: int
+    predictions: Part
+    outcomes: Part
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts over all parts of a run."""
+
+    images: int = 0
+    predictions: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """commit.json: the parts that a run is made of."""
+
+    parts: tuple[ShardParts, ...]
+    totals: Totals
+    fingerprint: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """Figures of the attempt that committed it: times, workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDocument:
+    """run.json: what a run was asked to do."""
+
+    dataset: str
+    dataset_version: str
+    settings: Mapping[str, Any]
+    shards: int
+    origin: Mapping[str, Any]
+    run: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LatestDocument:
+    """latest.json: which version of a dataset is the latest."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainDocument:
+    """What run.json of a training run, and train.json of a complete one, say to lists and SQL."""
+
+    dataset: str
+    dataset_version: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    validations: tuple[Mapping[str, Any], ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(kind: type[T], uri: str) -> T:
+    """Read the document of `uri` as a record.
+
+    Raises:
+        StorageError: it is missing, not JSON, or not such a record.
+    """
+    return parse(kind, uri, storage.read(uri))
+
+
+def parse(kind: type[T], uri: str, data: bytes) -> T:
+    """Turn the bytes that were read from `uri` into a record; fields that it does not know are left out.
+
+    Raises:
+        StorageError: they are not JSON, or not such a record.
+    """
+    return cast(T, _value(kind, uri, "", parse_json(uri, data)))
+
+
+def decode(kind: type[T], uri: str, value: Any) -> T:
+    """Turn a JSON value that stands in `uri` into a record.
+
+    Raises:
+        StorageError: it is no such record.
+    """
+    return cast(T, _value(kind, uri, "", value))
+
+
+def encode(record: Any) -> bytes:
+    """Serialize a record for people and for `parse`."""
+    return to_json(asdict(record))
+
+
+def _value(kind: Any, uri: str, place: str, value: Any) -> Any:
+    """`value` as the type `kind`; `place` is where it stands in the document."""
+    if kind is Any:
+        return value
+    if get_origin(kind) in {Union, types.UnionType}:
+        kinds = [each for each in get_args(kind) if each is not type(None)]
+        return None if value is None else _value(kinds[0], uri, place, value)
+    if is_dataclass(kind):
+        return _record(cast(type[Any], kind), uri, place, _checked(dict, uri, place, value))
+    if get_origin(kind) is tuple:
+        items = _checked(list, uri, place, value)
+        return tuple(_value(get_args(kind)[0], uri, f"{place}[{i}]", item) for i, item in enumerate(items))
+    if get_origin(kind) is Mapping:
+        each = get_args(kind)[1]
+        items = _checked(dict, uri, place, value)
+        return {key: _value(each, uri, _below(place, key), item) for key, item in items.items()}
+    return _checked(kind, uri, place, value)
+
+
+def _record(kind: type[Any], uri: str, place: str, value: Mapping[str, Any]) -> Any:
+    known = {}
+    for name, hint, needed in _fields(cast(Any, kind)):
+        if name in value:
+            known[name] = _value(hint, uri, _below(place, name), value[name])
+        elif needed:
+            raise StorageError(f"{uri} has no field {_below(place, name)!r}: {RESTORE}")
+    return kind(**known)
+
+
+@cache
+def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
+    """Name, type, and whether it must be there, of each field."""
+    hints = get_type_hints(kind)
+    return [(f.name, hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)]
+
+
+def _checked(kind: Any, uri: str, place: str, value: Any) -> Any:
+    numbers = (int, float) if kind is float else kind
+    if not isinstance(value, numbers) or (isinstance(value, bool) and kind is not bool):
+        where = f"{uri}: {place!r} is" if place else f"{uri} holds"
+        raise StorageError(f"{where} {JSON_TYPES[type(value)]}, expected {JSON_TYPES[kind]}: {RESTORE}")
+    return value
+
+
+def _below(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
