@@ -1,4 +1,7 @@
-"""The tree of errors that Shardlens explains to its users; its root and the models' branch stand in `shardlens.models.errors`."""
+"""The tree of errors that Shardlens explains to its users, and their text for a terminal.
+
+The root of the tree and the branch of the models stand in `shardlens.models.errors`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ __all__ = [
     "StorageUnavailableError",
     "TrainingError",
     "WeightsError",
+    "printable",
+    "safe",
 ]
 
 
@@ -48,7 +53,7 @@ class StorageUnavailableError(StorageError):
 
 
 class DatasetError(ShardlensError):
-    """Images or annotations that cannot be taken in as they are."""
+    """Images or annotations that cannot be imported as they are."""
 
 
 class ImageError(ShardlensError):
@@ -56,7 +61,7 @@ class ImageError(ShardlensError):
 
 
 class RunError(ShardlensError):
-    """A run that does not exist, is not whole, or was begun with other settings."""
+    """A run that does not exist, is not complete, or was begun with other settings."""
 
 
 class ExecutionError(ShardlensError):
@@ -69,3 +74,13 @@ class TrainingError(ShardlensError):
 
 class QueryError(ShardlensError):
     """SQL that is wrong, or that asks for what a query may not do."""
+
+
+def printable(text: str) -> str:
+    """Escape what is not printable, line breaks among it: a name in the data must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def safe(text: str) -> str:
+    """Return lines for a terminal: what is not printable in them is escaped."""
+    return "\n".join(map(printable, text.split("\n")))

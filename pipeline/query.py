@@ -8,6 +8,9 @@ Settings: https://duckdb.org/docs/current/operations_manual/securing_duckdb/over
 
 from __future__ import annotations
 
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 import duckdb
@@ -15,7 +18,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection, StatementType
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import QueryError
+from shardlens.pipeline.errors import ConfigError, QueryError
 from shardlens.pipeline.sql.committed_files import PROTOCOL, CommittedFiles
 from shardlens.pipeline.sql.views import VIEWS, View, snapshot
 from shardlens.pipeline.warehouse.layout import Warehouse
@@ -25,6 +28,7 @@ __all__ = ["connect", "query"]
 READING = {StatementType.SELECT, StatementType.EXPLAIN, StatementType.MULTI}
 """Kinds of statement that `query` takes; MULTI is what PIVOT becomes."""
 
+MEMORY_LIMIT = "50%"
 LOCK = f"""
 SET temp_directory = '';
 SET allowed_directories = ['{PROTOCOL}://'];
@@ -56,8 +60,13 @@ def connect(warehouse: str) -> DuckDBPyConnection:
     return _open(CommittedFiles(snapshot(Warehouse(warehouse))))
 
 
-def _open(files: CommittedFiles) -> DuckDBPyConnection:
+def _open(files: CommittedFiles, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyConnection:
     connection = duckdb.connect(config={"python_enable_replacements": False, "python_scan_all_frames": False})
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?([KMGT]i?B|%)", memory_limit):
+        raise ConfigError(
+            f"memory limit {memory_limit!r}: expected a size such as 2GB or 500MB, or a share such as 50%"
+        )
+    connection.execute("SET memory_limit = $1", [memory_limit])
     connection.register_filesystem(files)
     connection.execute(LOCK)
     for name, view in VIEWS.items():
@@ -73,19 +82,47 @@ def _definition(name: str, view: View) -> str:
     return f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet('{PROTOCOL}://{name}/**'{options})"
 
 
-def query(warehouse: str, sql: str) -> pa.Table:
+def query(warehouse: str, sql: str, *, timeout: float | None = None, memory_limit: str = MEMORY_LIMIT) -> pa.Table:
     """Answer one SELECT (or WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT, EXPLAIN).
 
+    Args:
+        timeout: seconds after which the query is stopped; None = never.
+        memory_limit: memory that it may use, such as 2GB, or a share of this machine's such as 50%.
+
     Raises:
-        QueryError: the SQL is wrong, or asks for what a query may not do.
+        QueryError: the SQL is wrong, asks for what a query may not do, or takes more time or memory than it may.
         StorageError: a file of the warehouse cannot be read.
+        ConfigError: a limit is no such limit.
     """
+    if timeout is not None and not 0 < timeout < threading.TIMEOUT_MAX:
+        raise ConfigError(f"timeout is {timeout}: expected seconds, more than 0")
     files = CommittedFiles(snapshot(Warehouse(warehouse)))
-    with closing(_open(files)) as connection:
+    with closing(_open(files, memory_limit)) as connection:
         try:
-            return connection.sql(_reading(connection, sql)).to_arrow_table()
+            return _answer(connection, _reading(connection, sql), timeout)
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(
+                f"the query needs more memory than it may use ({memory_limit}): ask for fewer columns or rows, or raise "
+                f"--memory-limit ({str(error).splitlines()[0]})"
+            ) from None
         except duckdb.Error as error:
             raise files.failures[0] if files.failures else _explained(error) from None
+
+
+def _answer(connection: DuckDBPyConnection, sql: str, timeout: float | None) -> pa.Table:
+    """Run the statement in a thread of its own, since DuckDB would hold Ctrl-C back until it is done."""
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(lambda: connection.sql(sql).to_arrow_table())
+        try:
+            if not wait([answer], timeout).done:
+                raise QueryError(
+                    f"the query was stopped after {timeout:g} s: ask for fewer rows (WHERE run = ...), or raise --timeout"
+                )
+        finally:
+            while not answer.done():  # it may not have begun when it is interrupted
+                connection.interrupt()
+                wait([answer], 0.05)
+        return answer.result()
 
 
 def _reading(connection: DuckDBPyConnection, sql: str) -> str:

@@ -135,13 +135,13 @@ def for_people(run: Run) -> dict[str, Any]:
     """A run as a line of a table."""
     return {
         "run": run.run,
-        "kind": run.kind,
-        "state": run.state,
-        "time": run.time.astimezone().strftime("%Y-%m-%d %H:%M") if run.time else None,
+        "time": run.time.astimezone().strftime("%m-%d %H:%M") if run.time else None,
+        "state": "done" if run.state == "committed" else run.state,
         "dataset": run.dataset,
         "model": run.model,
         "images": run.images,
         "figures": ", ".join(f"{name} {value:.4f}" for name, value in run.figures.items()),
+        "kind": run.kind,
         "quarantined": run.quarantined,
         "predictions": run.predictions,
         "version": run.dataset_version,

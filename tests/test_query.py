@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import QueryError, StorageError
+from shardlens.pipeline.errors import ConfigError, QueryError, StorageError
 from shardlens.pipeline.query import _open, connect, query
 from shardlens.pipeline.sql.committed_files import CommittedFiles, File
 from shardlens.pipeline.sql.views import snapshot
@@ -308,3 +308,29 @@ class CountingFiles(CommittedFiles):
         self.read_bytes += length
         self.requests += 1
         return super().read(file, offset, length)
+
+
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(10000) b WHERE a.range * b.range % 7 = 1"
+
+
+def test_a_query_stops_after_its_time(wh: str) -> None:
+    with pytest.raises(QueryError, match=r"stopped after 0.5 s: .*raise --timeout"):
+        query(wh, ENDLESS, timeout=0.5)
+    assert query(wh, "SELECT 1 AS one", timeout=60).num_rows == 1
+
+
+def test_a_query_keeps_to_its_memory(wh: str) -> None:
+    with pytest.raises(QueryError, match=r"more memory than it may use \(100MB\)"):
+        query(wh, "SELECT list(range) FROM range(1000000000)", memory_limit="100MB")
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "x", "1", "", "0%", "5 bananas"])
+def test_a_limit_that_is_none_is_explained(wh: str, limit: str) -> None:
+    with pytest.raises(ConfigError, match="expected a size such as 2GB"):
+        query(wh, "SELECT 1", memory_limit=limit)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_explained(wh: str, timeout: float) -> None:
+    with pytest.raises(ConfigError, match="expected seconds, more than 0"):
+        query(wh, "SELECT 1", timeout=timeout)

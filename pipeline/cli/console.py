@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from shardlens.pipeline.cli.render import draw
+from shardlens.pipeline.errors import safe
 from shardlens.pipeline.executors.base import Progress, ProgressListener
-from shardlens.pipeline.storage import printable
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     return value
-
-
-def safe(text: str) -> str:
-    """Return lines for a terminal: what is not printable in them is escaped."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_json(value: Any) -> None:

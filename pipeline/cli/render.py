@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import ConfigError, QueryError
+from shardlens.pipeline.errors import ConfigError, QueryError, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,8 @@ LONG = 32
 """Characters from which on a text is long: its column comes last, and is cut where there is no room for it."""
 SHORTEST = 12
 """Characters that a long text is cut to, at least; with less room its column is left out, and named."""
+NARROWEST = 12
+"""Characters to which a name is folded, at least, where there is not enough room."""
 NAMES = {"run", "dataset", "model", "category", "file_name", "name", "recipe", "checkpoint", "metric", "task", "state"}
 """Columns whose texts are never cut."""
 
@@ -130,8 +132,8 @@ def _finite(value: Any) -> Any:
 def draw(names: Sequence[str], rows: Sequence[Sequence[Any]], total: int | None = None) -> str:
     """Draw a table for people, as wide as the terminal.
 
-    Numbers are rounded and stand to the right; long texts come last and are cut; names are never cut. Columns for which
-    there is no room are left out and named below.
+    Numbers are rounded and stand to the right; long texts come last and are cut; names are never cut, but folded. Columns
+    for which there is no room are left out and named below.
 
     Args:
         total: rows that there are, if only the first ones are given.
@@ -143,14 +145,18 @@ def draw(names: Sequence[str], rows: Sequence[Sequence[Any]], total: int | None 
     from rich.text import Text
 
     cells = [[_cell(value) for value in row] for row in rows]
-    natural = [max([cell_len(name), *(cell_len(row[i]) for row in cells)]) for i, name in enumerate(map(_cell, names))]
+    numeric = [_numeric([row[i] for row in rows]) for i in range(len(names))]
+    heads = [_head(name) for name in names]
+    natural = [
+        max(cell_len(text) for text in (*head.split("\n"), *(row[i] for row in cells))) for i, head in enumerate(heads)
+    ]
     width = shutil.get_terminal_size((160, 50)).columns
-    widths, left_out = _layout(names, natural, width)
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    widths, left_out = _layout(names, natural, numeric, width)
+    drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, columns in widths.items():
-        numeric = _numeric([row[i] for row in rows])
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        drawn.add_column(Text(_cell(names[i])), justify=justify, no_wrap=True, overflow="ellipsis", width=columns)
+        side: Literal["left", "right"] = "right" if numeric[i] else "left"
+        cut: Literal["fold", "ellipsis"] = "ellipsis" if _is_long(names[i], natural[i]) else "fold"
+        drawn.add_column(Text(heads[i]), justify=side, no_wrap=cut == "ellipsis", overflow=cut, width=columns)
     for row in cells:
         drawn.add_row(*(Text(row[i]) for i in widths))
     sink = io.StringIO()
@@ -169,19 +175,36 @@ def _notes(names: Sequence[str], shown: int, total: int | None, left_out: Sequen
     return notes
 
 
-def _layout(names: Sequence[str], natural: Sequence[int], width: int) -> tuple[dict[int, int], list[int]]:
+def _head(name: str) -> str:
+    """A column's name, in lines where it has several words."""
+    return _cell(name).replace("_", "\n_")
+
+
+def _is_long(name: str, width: int) -> bool:
+    return width > LONG and name not in NAMES
+
+
+def _layout(
+    names: Sequence[str], natural: Sequence[int], numeric: Sequence[bool], width: int
+) -> tuple[dict[int, int], list[int]]:
     """Widths of the columns that are shown, in their order, and those that there is no room for."""
-    long = [i for i, wide in enumerate(natural) if wide > LONG and names[i] not in NAMES]
-    order = [i for i in range(len(names)) if i not in long]
+    long = [i for i, wide in enumerate(natural) if _is_long(names[i], wide)]
+    short = {i: wide for i, wide in enumerate(natural) if i not in long}
+    gaps = 2 * max(0, len(short) - 1)
+    while sum(short.values()) + gaps > width:  # fold the widest texts
+        widest = max((i for i in short if not numeric[i]), key=lambda i: short[i], default=None)
+        if widest is None or short[widest] <= NARROWEST:
+            break
+        short[widest] -= 1
     widths: dict[int, int] = {}
     left_out = []
     room = width
-    for i in order:
-        if widths and natural[i] > room:
+    for i, wide in short.items():
+        if widths and wide > room:
             left_out.append(i)
             continue
-        widths[i] = natural[i]
-        room -= natural[i] + 2
+        widths[i] = wide
+        room -= wide + 2
     for at, i in enumerate(long):
         share = min(natural[i], max(SHORTEST, room // (len(long) - at) - 2)) if widths else min(natural[i], width)
         if widths and share > room:
@@ -204,8 +227,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return rounded(value)
     if isinstance(value, dict | list | tuple):
-        return storage.printable(_short(value))
-    return storage.printable(str(_flat(value)))
+        return printable(_short(value))
+    return printable(str(_flat(value)))
 
 
 def _short(value: Any) -> str:

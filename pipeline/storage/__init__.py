@@ -24,7 +24,7 @@ from .objects import (
     read_range,
     swap,
 )
-from .uris import is_local, join, normalize, printable, redact, relative
+from .uris import is_local, join, normalize, redact, relative
 
 __all__ = [
     "BACKOFF",
@@ -41,7 +41,6 @@ __all__ = [
     "is_local",
     "join",
     "normalize",
-    "printable",
     "publish",
     "publish_file",
     "read",

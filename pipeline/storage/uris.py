@@ -65,11 +65,6 @@ def relative(root: str, uri: str) -> str:
     return uri[len(prefix) :]
 
 
-def printable(text: str) -> str:
-    """Escape what is not printable, line breaks among it: a name in the data must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def is_local(uri: str) -> bool:
     """Whether `uri` is a path of this machine."""
     return "://" not in uri

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import ConfigError, StorageError
+from shardlens.pipeline.errors import ConfigError, StorageError, printable
 
 MARK = {"format": "shardlens-warehouse", "version": 1}
 RESTORE = "it is damaged or was not written by Shardlens; restore it, or delete its folder and make it again"
@@ -90,7 +90,7 @@ class Warehouse:
         if storage.exists(mark):
             self.check()
             return
-        foreign = [storage.printable(name) for name in storage.children(self.root)[:3]]
+        foreign = [printable(name) for name in storage.children(self.root)[:3]]
         if foreign:
             raise StorageError(
                 f"{self.root} is not a warehouse and is not empty (it holds {', '.join(foreign)}): "

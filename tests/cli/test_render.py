@@ -151,7 +151,7 @@ def test_numbers_are_rounded(value: float, text: str) -> None:
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
 def test_columns_of_one_name_are_refused_where_one_would_be_lost(form: str) -> None:
-    with pytest.raises(QueryError, match="several columns called 'a'.*AS"):
+    with pytest.raises(QueryError, match=r"several columns called 'a'.*AS"):
         render(pa.table([[1], [2]], names=["a", "a"]), form)  # type: ignore[arg-type]
 
 
