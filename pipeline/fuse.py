@@ -38,7 +38,7 @@ class FuseConfig:
     iou: float = 0.55
     """Boxes of one category that overlap more than this are one object."""
     weights: Annotated[tuple[float, ...], Parameter(negative="", consume_multiple=True)] = ()
-    """How much each run's scores count, in the order of the runs; none = all alike."""
+    """How much each run's scores count, in the order of the runs; default: all alike."""
     shard_size: int = 512
     """Images in a part."""
     warehouse: WarehouseRoot = "./warehouse"

@@ -273,7 +273,7 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
         check_quarantined(job.record, results.parts.values(), config.max_quarantined)
         runs.commit(job.record, results.parts.values(), results.figures(begun))
     elif results.images:  # parts of a committed run were lost, and have been predicted again
-        runs.recommit(job.record, results.parts.values(), job.record.commit["report"])
+        runs.recommit(job.record, results.parts.values(), job.record.commit.report)
     return report(job, results, begun)
 
 

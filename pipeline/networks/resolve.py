@@ -35,9 +35,9 @@ class NetworkConfig:
     sha256: str | None = None
     """Digest that the weights file must have."""
     labels: str | None = None
-    """URI of a text file with a label a line; None = the checkpoint's or the published weights' own."""
+    """URI of a text file with a label a line; default: the checkpoint's or the published weights' own."""
     score_threshold: float | None = None
-    """Rows below this score are not kept; None = the model's own threshold."""
+    """Rows below this score are not kept; default: the model's own threshold."""
 
     @property
     def options(self) -> dict[str, str]:

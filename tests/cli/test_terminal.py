@@ -39,7 +39,10 @@ def shardlens(*words: str, **environment: str) -> subprocess.CompletedProcess[st
 def test_a_full_disk_is_one_sentence(wh: Warehouse) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [SHARDLENS, "query", "FROM predictions", "--warehouse", wh.root], stdout=full, stderr=subprocess.PIPE, text=True
+            [SHARDLENS, "query", "FROM predictions", "--warehouse", wh.root],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: No space left on device\n")
 
@@ -55,7 +58,9 @@ def test_a_terminal_of_another_encoding_shows_what_it_can(wh: Warehouse, encodin
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("sql", ["-- which\nSELECT 1 AS a", "--which\nSELECT 1 AS a", "-- which\n\n/* x */ SELECT 1 AS a"])
+@pytest.mark.parametrize(
+    "sql", ["-- which\nSELECT 1 AS a", "--which\nSELECT 1 AS a", "-- which\n\n/* x */ SELECT 1 AS a"]
+)
 def test_sql_may_begin_with_a_comment(wh: Warehouse, sql: str) -> None:
     done = shardlens("query", sql, "--json", "--warehouse", wh.root)
     assert json.loads(done.stdout) == [{"a": 1}]

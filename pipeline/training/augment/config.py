@@ -40,7 +40,7 @@ class Augmentation:
     elastic_grid: int = 32
     """Pixels from one shift to the next; those between are interpolated."""
     crop: Annotated[tuple[int, int] | None, Parameter(negative="")] = None
-    """Cut a random part of this height and width in pixels out, what is missing filled up; None = the whole image."""
+    """Cut a random part of this height and width in pixels out, what is missing filled up; default: the complete image."""
     multi_scale: float = 0.0
     """Input size varies by up to this share, 0.25 = from 0.75 to 1.25 times, before the crop."""
     mosaic: float = 0.0
