@@ -1,4 +1,4 @@
-"""Networks that no gradient trains: one pass over the images, and what they learn is solved for."""
+"""Networks that are fitted without gradients: one pass over the images, and a solution in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workers of a run tell each other beside the gradients; every function is called by all of them at once."""
+"""What the workers of a run exchange in addition to gradients; every function is a collective: all of them call it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sum_over_workers(steps: Sequence[Step], workers: int, device: torch.device) 
 
 
 def merge_over_workers(found: Mapping[str, str], workers: int) -> dict[str, str]:
-    """What all workers found, by name."""
+    """The entries of all workers, by key."""
     if workers == 1:
         return dict(found)
     parts: list[dict[str, str]] = [{} for _ in range(workers)]
@@ -43,8 +43,8 @@ def ids_of_workers(found: Sequence[int], workers: int) -> tuple[int, ...]:
 
 
 def broadcast_from_rank0(number: int | None, workers: int) -> int | None:
-    """The first worker's number."""
-    said = [number]
+    """The number of the worker of rank 0."""
+    values = [number]
     if workers > 1:
-        dist.broadcast_object_list(said)
-    return said[0]
+        dist.broadcast_object_list(values)
+    return values[0]

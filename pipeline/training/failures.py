@@ -1,4 +1,4 @@
-"""Why a training cannot go on, in words that say what to do."""
+"""Errors that end a training, with what to do about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run's folder: claimed at the start, filled with checkpoint and losses, and whole once train.json is there.
+"""A training run's folder: claimed at the start, filled with checkpoint and losses, and complete once train.json exists.
 
 ::
 
@@ -6,7 +6,7 @@
                       step-000123/...      checkpoints on the way, see `shardlens.pipeline.training.state`
                       model.safetensors    weights, model, options and labels: `predict --weights` takes it or the folder
                       training.parquet     one row a step
-                      train.json           the report; readers take a folder with it for whole
+                      train.json           the report; a folder with it is complete
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Trained:
     best_step: int | None = None
     """Step of the best one, whose weights were published; None = nothing was validated, they are the last ones."""
     initialized: str = ""
-    """What of the weights to start from was taken, and what was not."""
+    """Which of the initial weights were loaded, and which were not."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Claim:
     fresh: bool
     """Whether nobody had begun the run before."""
     done: dict[str, Any] | None
-    """The document of `finish`, if the run is whole already."""
+    """The document of `finish`, if the run is complete already."""
 
 
 def claim(job: TrainJob) -> Claim:
@@ -143,7 +143,7 @@ def _row(step: Step) -> dict[str, Any]:
 
 
 def finish(job: TrainJob, report: Mapping[str, Any], trained: Trained) -> None:
-    """Write train.json, which makes the run whole."""
+    """Write train.json, which makes the run complete."""
     document = {
         "run": job.run,
         "dataset": job.config.dataset,

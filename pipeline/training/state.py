@@ -1,11 +1,11 @@
-"""Checkpoints of a run under way: written whole or not there, beside the steps, and read back to go on exactly.
+"""Checkpoints of a run: written atomically, in the background of the steps, and read back to resume bit-identically.
 
 ::
 
     checkpoints/<run>/step-000123/model.safetensors   what predicts: `predict --weights` takes it or its folder
                                   state.pt            optimizer, moving average, loss scaling; tensors and plain values
                                   steps.parquet       the rows of the steps so far
-                                  checkpoint.json     where the run stood, and the digests of the others: written last
+                                  checkpoint.json     the training state, and the digests of the others: written last
     checkpoints/<run>/owner                           which command trains the run: the one that took it up last
 
 A folder without its checkpoint.json is none. Nothing random is kept, for it is drawn anew at each step, from the seed
@@ -47,7 +47,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands after a step."""
+    """How far a run is after a step."""
 
     step: int = 0
     """Steps taken, over all epochs."""
@@ -117,7 +117,7 @@ def write(folder: str, snapshot: Snapshot) -> None:
 
 
 def read(folder: str, step: int) -> Saved | None:
-    """The checkpoint of a step; None if it is not whole, or not as it was written.
+    """The checkpoint of a step; None if it is incomplete or damaged.
 
     Raises:
         StorageError: the store cannot be read for now, or another version of Shardlens wrote it.
@@ -151,7 +151,7 @@ def read(folder: str, step: int) -> Saved | None:
 
 
 def newest(folder: str) -> Saved | None:
-    """The last checkpoint that is whole; one that was damaged since is passed over."""
+    """The last complete checkpoint; one that was damaged since is passed over."""
     for step in reversed(steps_below(folder)):
         saved = read(folder, step)
         if saved is not None:
@@ -184,7 +184,7 @@ def digest(data: bytes) -> str:
 
 
 class Writer:
-    """Writes checkpoints beside the steps, one at a time; only the copy of the state holds the steps up."""
+    """Writes checkpoints in the background, one at a time; the steps wait only for the copy of the state."""
 
     def __init__(self, folder: str, keep: int, command: str) -> None:
         self.folder, self.keep = folder, keep

@@ -1,4 +1,4 @@
-"""The annotation rows that a task learns from, and how many rows it cannot use and why."""
+"""The images and annotation rows that a task is trained on, and how many rows it cannot use and why."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Truth:
-    """Rows of some images, those alone that can be learned from."""
+    """Rows of some images, those that can be trained on."""
 
     rows: pa.Table
     """Columns of `COLUMNS`, sorted by image_id."""
