@@ -124,6 +124,7 @@ class Document:
             kind = "region" if item.get("kind") == "region" else "instance"
             polygons, rle = _mask(segmentation, flags)
         number, text = whole(item.get("id")), item.get("id")
+        number = None if number is None or number <= NO_ID else number
         if number is None and not isinstance(text, str):
             flags.append("unreadable-id")
         return annotation_row(

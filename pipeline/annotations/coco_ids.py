@@ -39,7 +39,7 @@ class Ids:
         """Return the number of an id, or what stands for it."""
         number = whole(value)
         if number is not None:
-            return number
+            return max(number, NO_ID)  # smaller ones would be taken for what stands for text
         return self.texts.setdefault(clean(value), TEXT - len(self.texts)) if isinstance(value, str) else NO_ID
 
     def settle(self, declared: Sequence[int]) -> list[int]:

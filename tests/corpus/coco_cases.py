@@ -128,6 +128,11 @@ CASES: list[Case] = [
         ),
         Ingested({"images.image_id": [1, TOP]}, {"duplicate-image-id": 1, "duplicate-annotation-id": 1}),
     ),
+    Case(
+        "first-id",
+        lambda: coco_given([entry(-TOP - 1)], [note(-TOP - 1, image_id=-TOP - 1)]),
+        Ingested({"images.image_id": [1]}, {"unreadable-id": 1, "unknown-image": 1}),
+    ),
     Case("list", lambda: json_given(b"[]"), Refused("holds a JSON list, expected an object with images")),
     Case("another-object", lambda: json_given(b'{"annotations": []}'), Refused("has no key 'images'")),
     Case(
