@@ -33,7 +33,7 @@ class Batch:
 
 def batches(loaded: Iterable[Loaded], rule: InputRule, size: int, tile: int = 0) -> Iterator[Batch | Failure]:
     """Gather images by padded shape into batches of `size`; failures pass through. `tile` is the side of what the network
-    sees at once, 0 = whole images.
+    sees at once, 0 = complete images.
 
     A batch is given when it is full; the fullest ones sooner when too many pixels wait, the rest at the end, by shape.
     """

@@ -178,7 +178,7 @@ def decode(data: bytes, policy: DecodePolicy, enough: Enough | None = None) -> D
     Raises:
         ImageError: it is empty, no image, larger than the policy's cap, truncated, or of a kind that cannot be read.
     """
-    return _repaired(lambda whole: _decode(whole, policy, enough), data, policy)
+    return _repaired(lambda file: _decode(file, policy, enough), data, policy)
 
 
 def _decode(data: bytes, policy: DecodePolicy, enough: Enough | None) -> Decoded:
@@ -204,7 +204,7 @@ def opened(data: bytes, policy: DecodePolicy) -> Opened:
     Raises:
         ImageError: see `decode`; damage in rows that are decoded later is raised by `Opened.crop`.
     """
-    return _repaired(lambda whole: _opened(whole, policy), data, policy)
+    return _repaired(lambda file: _opened(file, policy), data, policy)
 
 
 def _opened(data: bytes, policy: DecodePolicy) -> Opened:
@@ -261,14 +261,14 @@ def _repaired(read: Callable[[bytes], Image_], data: bytes, policy: DecodePolicy
     except ImageTimeoutError:
         raise
     except ImageError as error:
-        whole = png.without_texts(data) or jpeg.completed(data)
-        if whole is None:
+        repaired = png.without_texts(data) or jpeg.completed(data)
+        if repaired is None:
             raise
         if jpeg.is_jpeg(data) and not policy.accept_missing_end:
             raise ImageError(
                 f"{error}; only the marker of its end is missing: --accept-missing-end accepts it"
             ) from None
-    return read(whole)
+    return read(repaired)
 
 
 def _has_rows(image: Image.Image, data: bytes, orientation: int) -> bool:

@@ -39,7 +39,7 @@ class Decoding:
     enough: Enough | None = None
     """At which size the model looks at them, where they may be decoded at a reduced scale."""
     postpone: bool = False
-    """Leave the decoding of images that no other may wait beside to whoever uses them, so that the pixels of one such
+    """Leave the decoding of images too large to wait next to others to the consumer, so that the pixels of one such
     image are held at a time."""
     clock: Clock = field(default_factory=Clock)
 
@@ -73,11 +73,11 @@ def _chunks(images: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
 
 def _fetch(chunk: Sequence[ImageRef], clock: Clock) -> list[bytes | StorageError]:
     with clock.spent("fetch"):
-        found = storage.read_many([(image.uri, image.offset, image.length) for image in chunk])
-    if len(found) > 1 and all(isinstance(one, AccessDeniedError | BucketNotFoundError) for one in found):
-        assert isinstance(found[0], StorageError)
-        raise found[0]  # no fault of an image: the credentials or the bucket are wrong for all of them
-    return found
+        data = storage.read_many([(image.uri, image.offset, image.length) for image in chunk])
+    if len(data) > 1 and all(isinstance(one, AccessDeniedError | BucketNotFoundError) for one in data):
+        assert isinstance(data[0], StorageError)
+        raise data[0]  # no fault of an image: the credentials or the bucket are wrong for all of them
+    return data
 
 
 def _decode_in_order(

@@ -63,17 +63,17 @@ def completed(data: bytes) -> bytes | None:
     """The file with its end marker added, if nothing else is missing; None if it has one, or pixels are missing."""
     if not is_jpeg(data) or data.endswith(END) or not _all_scans(data):
         return None
-    whole = data + (END[1:] if data.endswith(b"\xff") else END)
+    complete = data + (END[1:] if data.endswith(b"\xff") else END)
     first = frame(data)
     try:
-        simplejpeg.decode_jpeg(whole, "CMYK" if first and len(first.components) == 4 else "RGB")
+        simplejpeg.decode_jpeg(complete, "CMYK" if first and len(first.components) == 4 else "RGB")
     except ValueError:  # the decoder misses pixels
         return None
-    return whole
+    return complete
 
 
 def _all_scans(data: bytes) -> bool:
-    """Whether the last bits of all coefficients have come; in a progressive file whole scans may be missing unnoticed."""
+    """Whether the last bits of all coefficients have come; in a progressive file complete scans may be missing unnoticed."""
     first = frame(data)
     if first is None or first.marker not in PROGRESSIVE:
         return first is not None

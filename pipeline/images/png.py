@@ -1,6 +1,6 @@
 """Large PNGs without their pixels: what their chunks say, and rows that are decoded as they are asked for.
 
-Pillow decodes a PNG as a whole, colors into four bytes a pixel, and to look for an orientation that stands behind the
+Pillow decodes a PNG at once, colors into four bytes a pixel, and to look for an orientation that stands behind the
 pixels it decodes them too. What it makes of a few rows is all that is needed here: their bytes go through it as a PNG of their
 own, after the row above them, on which their filters build (PNG specification, third edition, 5.3 and 9).
 """
@@ -124,16 +124,16 @@ class Rows:
         return np.asarray(to_rgb(band.crop((0, high - count, self.width, high))))
 
     def _inflated(self, size: int) -> bytes:
-        found = bytearray()
-        while len(found) < size:
+        inflated = bytearray()
+        while len(inflated) < size:
             if self._inflater.eof:
                 raise OSError("its pixels end early")
             piece = self._inflater.unconsumed_tail or next(self._pieces, b"")
-            part = self._inflater.decompress(piece, size - len(found))
+            part = self._inflater.decompress(piece, size - len(inflated))
             if not piece and not part:
                 raise OSError("its pixels end early")
-            found += part
-        return bytes(found)
+            inflated += part
+        return bytes(inflated)
 
 
 def _around_pixels(data: bytes) -> tuple[list[Chunk], list[Chunk]]:

@@ -1,4 +1,4 @@
-"""Running ahead of whoever uses what an iterator gives, in a thread of its own."""
+"""Running an iterator ahead of its consumer, in a thread of its own."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ COLUMNS = ("image_id", "uri", "offset", "length", "width", "height", "file_name"
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where one image's bytes lie: a whole object, or `length` bytes at `offset` of a tar."""
+    """Where one image's bytes lie: a complete object, or `length` bytes at `offset` of a tar."""
 
     image_id: int
     uri: str

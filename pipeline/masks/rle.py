@@ -88,7 +88,7 @@ def from_counts(counts: Sequence[int] | str | bytes, height: int, width: int) ->
         text = counts if isinstance(counts, str) else counts.decode("ascii", "replace")
         lengths = _expand(text)
     else:
-        text, lengths = None, _whole_numbers(counts)
+        text, lengths = None, _integers(counts)
     total = int(lengths.sum(dtype=np.float64))  # of so many damaged runs that int64 would overflow, too
     if total != height * width or (lengths < 0).any():
         raise DatasetError(
@@ -98,9 +98,9 @@ def from_counts(counts: Sequence[int] | str | bytes, height: int, width: int) ->
     return Rle(height, width, text) if text is not None else _compress(lengths, height, width)
 
 
-def _whole_numbers(counts: Sequence[int]) -> Ints:
+def _integers(counts: Sequence[int]) -> Ints:
     if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and abs(n) <= RUN_LIMIT for n in counts):
-        raise DatasetError(f"RLE counts {str(counts)[:60]}: expected a list of whole numbers, or compressed text")
+        raise DatasetError(f"RLE counts {str(counts)[:60]}: expected a list of integers, or compressed text")
     return np.asarray(counts, dtype=np.int64)
 
 
@@ -198,7 +198,7 @@ def paste(
     width: int,
     threshold: float = 0.5,
 ) -> Rle:
-    """Stretch a network's mask over its box and encode where it exceeds `threshold`, in the whole image.
+    """Stretch a network's mask over its box and encode where it exceeds `threshold`, in the full image.
 
     `probability_mm` is (M, M) float; `box_xyxy` in pixels, may reach out of the image. The result is, to the bit,
     that of torchvision's `paste_masks_in_image`, thresholded, without its image-sized array: only the box is drawn.

@@ -1,4 +1,4 @@
-"""Pixels of a mask as spans of its columns: connected parts and holes are found on them, without a full image.
+"""Pixels of a mask as spans of its columns: connected parts and holes are computed on them, without a full image.
 
 The work grows with the spans, not with the pixels, so that a region of an image of hundreds of megapixels costs what
 its outline is long. A span [start, end) counts pixels in column-major order, as COCO's RLE does.
@@ -79,11 +79,11 @@ class Canvas:
         edges[::high] = True
         cuts = np.flatnonzero(edges)
         sums = np.add.reduceat(masks.column_major(probability_hw), cuts[:-1], dtype=np.float64)
-        found = labels[cuts[:-1]]
-        seen = np.flatnonzero(found) if self.background else np.arange(found.size)
+        values = labels[cuts[:-1]]
+        seen = np.flatnonzero(values) if self.background else np.arange(values.size)
         starts = cuts[seen]
         column = starts // high
-        self._labels.append(found[seen])
+        self._labels.append(values[seen])
         self._starts.append(starts + column * (self.height - high) + (left * self.height + top))
         self._sizes.append((cuts[seen + 1] - starts).astype(np.int32))
         self._sums.append(sums[seen])
@@ -95,13 +95,13 @@ class Canvas:
         labels, starts = np.concatenate(self._labels), np.concatenate(self._starts)
         sizes, sums = np.concatenate(self._sizes), np.concatenate(self._sums)
         order = np.argsort(starts, kind="stable") if len(self._labels) > 1 else np.arange(starts.size)
-        found = {}
+        by_label = {}
         for label in np.flatnonzero(np.bincount(labels)).tolist():
             own = order[labels[order] == label]
             size = sizes[own].astype(np.int64)
             spans = Spans(starts[own], starts[own] + size, size, sums[own], self.height, self.width)
-            found[label] = _joined(spans) if len(self._labels) > 1 else spans
-        return found
+            by_label[label] = _joined(spans) if len(self._labels) > 1 else spans
+        return by_label
 
 
 def to_rle(spans: Spans) -> Rle:
@@ -129,8 +129,8 @@ def parts(spans: Spans, diagonal: bool = True) -> Ints:
     own = np.repeat(np.arange(count), touching)
     other = np.arange(own.size) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(first, touching)
     graph = coo_array((np.ones(own.size, dtype=bool), (own, other)), shape=(count, count))
-    found = connected_components(graph, directed=False)[1]
-    _, firsts, numbers = np.unique(found, return_index=True, return_inverse=True)
+    components = connected_components(graph, directed=False)[1]
+    _, firsts, numbers = np.unique(components, return_index=True, return_inverse=True)
     place: Ints = np.argsort(np.argsort(firsts))[numbers]
     return place
 

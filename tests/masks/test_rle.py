@@ -101,8 +101,8 @@ def test_counts_come_as_list_text_or_bytes():
     [
         ([5, 3], "counts of 8 pixels in 2 runs .*: expected 4 x 4 = 16"),
         ([20, -4], r"counts of 16 pixels in 2 runs \(shortest -4\)"),
-        ([[1, 2]], "expected a list of whole numbers"),
-        ([1.5, 14.5], "expected a list of whole numbers"),
+        ([[1, 2]], "expected a list of integers"),
+        ([1.5, 14.5], "expected a list of integers"),
         ("", "counts of 0 pixels in 0 runs"),
         ("5", "counts of 5 pixels in 1 runs"),
         ("ab cd", "not COCO's compressed text, or cut"),
