@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ PASSING = {
     *("botocore.EndpointConnectionError", "botocore.ConnectTimeoutError", "botocore.ProxyConnectionError"),
 }
 """Classes of errors in connections, which botocore raises without their cause."""
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
 ANSWERS_OF_OVERLOAD = {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "BadDigest"}
 
 
@@ -76,9 +78,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in {errno.EBUSY, errno.EREMOTEIO, errno.EAGAIN, errno.ESTALE}
 
 
-def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError:
+def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError:  # noqa: PLR0911 - a kind of fault each
     """Say in one sentence what happened to `uri` and what to do, without any secret."""
     text = redact(str(error).strip() or type(error).__name__)
+    if uri.startswith(("s3://", "s3a://")) and (of_s3 := _of_settings(uri, error, text)):
+        return of_s3
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if is_transient(error):
         return StorageUnavailableError(
@@ -100,6 +104,21 @@ def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError:
     if isinstance(error, ImportError):
         return StorageError(f"{uri}: {text}: install the package that speaks this protocol")
     return StorageError(f"{uri}: {type(error).__name__}: {text}")
+
+
+def _of_settings(uri: str, error: BaseException, text: str) -> StorageError | None:
+    """What is wrong with the environment's settings for S3, if that is what failed."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        return StorageError(
+            f"{uri}: AWS_ENDPOINT_URL is {redact(endpoint)!r}: expected http://HOST:PORT or https://HOST"
+        )
+    if codes(error) & EXPIRED or "Bad Request" in text:
+        return AccessDeniedError(
+            f"{uri}: access denied ({text}): the credentials in the environment have expired or are no such credentials: get "
+            "new ones (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN) and run the same command again"
+        )
+    return None
 
 
 def _no_bucket(error: BaseException) -> bool:

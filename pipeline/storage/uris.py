@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from urllib.parse import unquote
@@ -10,15 +11,40 @@ import fsspec
 
 from shardlens.pipeline.errors import ConfigError, StorageError
 
+EXTRAS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs")} | dict.fromkeys(
+    ("az", "abfs", "abfss", "adl"), ("azure", "adlfs")
+)
+"""Protocols that are not installed by default: the extra, and the module that speaks it."""
 SECRET = re.compile(
     r"(?i)(?P<scheme>://)[^/\s]+@"
     r"|(?P<key>(?<![/\w])(?:x-(?:amz|goog)-)?(?:signature|credential|security-token|access_?key(?:_?id)?|secret(?:_?access)?(?:_?key)?|token|password|sig)=)[^&\s'\"]+"
 )
 
 
+QUERY = re.compile(r"(?P<place>[a-z][a-z0-9+.-]*://[^\s?'\"]*)\?(?P<query>[^\s'\"]*)", re.IGNORECASE)
+HARMLESS = {
+    "versionid",
+    "generation",
+    "region",
+    "list-type",
+    "prefix",
+    "delimiter",
+    "max-keys",
+    "partnumber",
+    "uploadid",
+}
+"""Keys of a URI's query whose values are no secret."""
+
+
 def redact(text: str) -> str:
-    """Blank out user names, passwords, keys, tokens and signatures that stand in URIs within `text`."""
-    return SECRET.sub(lambda found: (found["scheme"] or found["key"]) + ("***@" if found["scheme"] else "***"), text)
+    """Blank out user names, passwords, keys and signatures in `text`, and any query of a URI that is not known as harmless."""
+    hidden = QUERY.sub(lambda uri: f"{uri['place']}?{_visible(uri['query'])}", text)
+    return SECRET.sub(lambda match: (match["scheme"] or match["key"]) + ("***@" if match["scheme"] else "***"), hidden)
+
+
+def _visible(query: str) -> str:
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    return "&".join(f"{key}={value}" if key.lower() in HARMLESS else "***" for key, _, value in pairs)
 
 
 def normalize(uri: str | os.PathLike[str]) -> str:
@@ -41,6 +67,10 @@ def normalize(uri: str | os.PathLike[str]) -> str:
         if host not in {"", "localhost"}:
             raise ConfigError(f"{text} names the host {host!r}: expected file:///PATH, of this machine")
         return os.path.abspath(unquote(slash + path))
+    if scheme in EXTRAS and importlib.util.find_spec(EXTRAS[scheme][1]) is None:
+        raise ConfigError(
+            f"{text}: reading {scheme}:// needs an extra package: pip install 'shardlens[{EXTRAS[scheme][0]}]'"
+        )
     if scheme not in fsspec.available_protocols():
         raise ConfigError(
             f"{text} begins with {scheme}://, which no installed library speaks: expected a path, s3://, gs://, ..."

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -234,3 +236,53 @@ def test_no_swap_of_many_is_lost(root: str) -> None:
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(add, range(30)))
     assert storage.read(uri) == b"30"
+
+
+@pytest.mark.parametrize("key", ["api_key", "apikey", "key", "code", "sig", "se", "anything"])
+def test_no_query_of_a_uri_is_printed_unless_it_is_harmless(key: str) -> None:
+    assert "hidden" not in storage.redact(f"https://host/a?{key}=hidden&versionId=3 failed")
+    assert storage.redact("s3://b/k?versionId=abc") == "s3://b/k?versionId=abc"
+
+
+@pytest.mark.parametrize(("uri", "extra"), [("gs://b/x", "gcs"), ("az://b/x", "azure"), ("abfs://b/x", "azure")])
+def test_a_missing_extra_is_named(uri: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'shardlens\[{extra}\]'"):
+        storage.normalize(uri)
+
+
+def test_an_endpoint_without_a_scheme_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9")
+    storage.forget_connections()
+    try:
+        with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is '127.0.0.1:9': expected http://"):
+            storage.read("s3://bucket/x")
+    finally:
+        storage.forget_connections()
+
+
+def test_expired_credentials_are_named() -> None:
+    error = storage.explain("s3://b/x", OSError(22, "Bad Request"))
+    assert isinstance(error, AccessDeniedError)
+    assert "expired" in str(error)
+
+
+def test_what_is_missing_is_no_passing_fault_of_the_store() -> None:
+    began = time.monotonic()
+    try:
+        raise ConnectionRefusedError("of something else")
+    except ConnectionRefusedError:
+        with pytest.raises(LocationNotFoundError):
+            storage.read("/nowhere/at/all")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_of_many_creators_one_wins(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["race"]
