@@ -15,7 +15,7 @@ from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.images.policy import DecodeScale  # noqa: F401 - Asked inherits its annotations, resolved here
 from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - as above
 from shardlens.pipeline.networks.resolve import NetworkConfig  # noqa: F401 - as above
-from shardlens.pipeline.predict import PredictConfig, PredictReport
+from shardlens.pipeline.predict import Precision, PredictConfig, PredictReport  # noqa: F401 - Precision as above
 from shardlens.pipeline.predict import predict as run_predict
 from shardlens.pipeline.retry import retry_quarantined as run_retry
 from shardlens.pipeline.warehouse.layout import WarehouseRoot  # noqa: F401 - as above
