@@ -42,7 +42,7 @@ WATCHER: ContextVar[ProgressListener] = ContextVar("watcher", default=no_progres
 
 @contextmanager
 def watched_by(listener: ProgressListener) -> Iterator[None]:
-    """Let `listener` hear the progress of the flows called within, beside Prefect's page."""
+    """Let `listener` follow the progress of the flows called within, in addition to Prefect's page."""
     token = WATCHER.set(listener)
     try:
         yield

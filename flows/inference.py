@@ -59,7 +59,7 @@ def dataset_inference(
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
     retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
 ) -> Inference:
-    """Predict a whole dataset with a model, and score it: what changed at its source is taken in first.
+    """Predict a dataset with a model and score it; what changed at its source is re-ingested first.
 
     A dataset that did not change since the last time is not predicted again; one that did has a new version, and so a
     new run.
@@ -110,7 +110,7 @@ def _is_scored(report: PredictReport, warehouse: str) -> bool:
 
 
 def _placed(config: Placed, predict: PredictConfig, name: str | None = None) -> Placed:
-    """Put a stage into the warehouse of the prediction, where it was not told another.
+    """Set the warehouse of a stage to that of the prediction, unless another one is named.
 
     Raises:
         ConfigError: it was, or its dataset's name in field `name` is another.
