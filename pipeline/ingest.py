@@ -47,7 +47,7 @@ class Places:
     annotations: str | None = None
     """URI of the annotation file or folder. Default: what lies in the images' folder, if anything does."""
     format: str = "auto"
-    """Format of the annotations: coco, voc, masks or none. auto: told from what lies there; the report says why."""
+    """Format of the annotations: coco, voc, masks or none. auto: detected from the files there; the report says why."""
     strict: bool = False
     """Write nothing if there is any problem; images that the annotations do not list are none."""
     warehouse: WarehouseRoot = "./warehouse"

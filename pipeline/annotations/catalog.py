@@ -157,7 +157,7 @@ class Catalog:
         """Members of the tars `uris`, in the order of the tars; of a damaged one those that are complete.
 
         Raises:
-            DatasetError: not one member could be found, and a tar is damaged.
+            DatasetError: there is no complete member, and a tar is damaged.
         """
         contents: dict[str, tars.Contents] = {}
         for result in executor.map(tars.IndexTars(), uris):

@@ -27,7 +27,7 @@ from shardlens.pipeline.images.shards import Failure, ImageRef
 from shardlens.pipeline.warehouse import tables
 
 HEADER = 1 << 16
-"""Bytes read of an image at first; where its header is longer the whole image is read."""
+"""Bytes read of an image at first; where its header is longer all of the image is read."""
 BATCH = 128
 
 Fault = tuple[int, str, str]
@@ -52,13 +52,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What was found out about the images of a batch."""
+    """What the headers and annotation files of a batch say."""
 
     first: int
     headers: tuple[Header | None, ...]
     """None if it could not be read."""
     told: tuple[tuple[int, int] | None, ...]
-    """(width, height) as the image's annotation file tells it."""
+    """(width, height) as the image's annotation file gives it."""
     annotations: pa.Table
     """Rows of `tables.ANNOTATIONS`; image_id is the image's row."""
     faults: tuple[Fault, ...]
@@ -104,11 +104,11 @@ class Inspect:
 
 
 def _read(places: list[Place]) -> list[bytes | StorageError]:
-    found = storage.read_many(places)
-    for data in found:
+    contents = storage.read_many(places)
+    for data in contents:
         if isinstance(data, StorageUnavailableError):
             raise data
-    return found
+    return contents
 
 
 def _head(place: Place) -> Place:
@@ -181,8 +181,8 @@ def batches(images: pa.Table) -> Iterator[Batch]:
     for first in range(0, images.num_rows, BATCH):
         rows = images.slice(first, BATCH).to_pydict()
         places = tuple(zip(rows["uri"], rows["offset"], rows["length"], strict=True))
-        found = zip(rows["sidecar_uri"], rows["sidecar_offset"], rows["sidecar_length"], strict=True)
-        sidecars = tuple(None if uri is None else (uri, offset, length) for uri, offset, length in found)
+        columns = zip(rows["sidecar_uri"], rows["sidecar_offset"], rows["sidecar_length"], strict=True)
+        sidecars = tuple(None if uri is None else (uri, offset, length) for uri, offset, length in columns)
         yield Batch(first, tuple(rows["file_name"]), places, sidecars)
 
 
@@ -193,7 +193,7 @@ def inspect(
 
     With a `policy` the pixels of every image are decoded, too.
 
-    Images whose header kills the worker that reads it are found by trying them one by one.
+    Images whose header kills the worker that reads it are isolated by reading them one by one.
     """
     stage = Inspect(source.sidecar, policy)
     total, done = source.images.num_rows, 0
@@ -210,7 +210,7 @@ def inspect(
     singles = [batch.single(i) for batch in lost for i in range(len(batch.images))]
     for result in executor.map(stage, singles, attempts=1) if singles else ():
         results.append(result.value if isinstance(result, Done) else _given_up(result))
-    return sorted(results, key=lambda found: found.first)
+    return sorted(results, key=lambda batch: batch.first)
 
 
 def deep_note(inspected: list[Inspected]) -> str:

@@ -19,7 +19,7 @@ LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 
 
 def read(request: Request, executor: Executor) -> Source:
-    """Pair images and masks; what the pixels are is told when all masks have been read."""
+    """Pair images and masks; what the pixels are is decided when all masks have been read."""
     problems = Problems()
     if request.mask_kind == "instance":
         object_name(request.labels)

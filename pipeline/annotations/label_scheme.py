@@ -101,7 +101,7 @@ def scheme_of(options: MaskOptions) -> LabelScheme:
 def _settled(
     named: Mapping[int, str], background: int | None, options: MaskOptions, void: frozenset[int] | None
 ) -> tuple[dict[int, str], int | None, frozenset[int] | None]:
-    """Names, background and void: what the options say goes before what the names say."""
+    """Names, background and void: the options take precedence over the names."""
     if options.background is not None:
         asked = values_of("background", options.background) or frozenset()
         background = next(iter(asked), None)

@@ -50,7 +50,7 @@ AFFIXES = (
 )
 """Names that masks usually have, in lower case; the first that pairs the most images is taken."""
 TELLING = AFFIXES[1:-1]
-"""Those that tell a mask from an image in the same folder."""
+"""Those that distinguish a mask from an image in the same folder."""
 IMAGE_AFFIXES = ("{stem}", "{stem}_image", "{stem}_img", "image_{stem}", "img_{stem}", "{stem}_sat", "{stem}_rgb")
 SAMPLE = 200
 """Images by which the affix is chosen."""
@@ -154,8 +154,10 @@ def _side_by_side(files: Listing, request: Request) -> Layout | None:
     """Masks next to their images, by the pattern of their names."""
     keys = {stem(name) for name in files.names}
     affixes = [request.mask_pattern] if request.mask_pattern else list(TELLING)
-    found = [{name for name in files.names if _unaffixed_name(name, affix) in keys - {stem(name)}} for affix in affixes]
-    masks = max(found, key=len)
+    by_affix = [
+        {name for name in files.names if _unaffixed_name(name, affix) in keys - {stem(name)}} for affix in affixes
+    ]
+    masks = max(by_affix, key=len)
     if not masks:
         return None
     return Layout(files.only(lambda name: name not in masks), files.only(masks.__contains__), split=request.split)
@@ -174,7 +176,7 @@ def matched(layout: Layout, pattern: str | None, problems: Problems) -> Layout:
     """Give the masks the keys of their images: by `pattern`, or by the usual affix that pairs the most images.
 
     Raises:
-        DatasetError: no mask is named as `pattern` says.
+        DatasetError: no mask's name matches `pattern`.
     """
     images = {name: layout.key(name) for name in layout.images.names}
     masks = {name: layout.key(name) for name in layout.sidecars.names}

@@ -31,7 +31,7 @@ Depth = str
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A mask image's values, (H, W) of whole numbers."""
+    """A mask image's values, (H, W) integers."""
 
     ids_hw: npt.NDArray[np.integer[Any]]
     depth: Depth

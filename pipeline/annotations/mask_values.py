@@ -44,10 +44,10 @@ class ByValue:
     kind: MaskKind = "auto"
     scheme: LabelScheme = field(default_factory=LabelScheme)
     named_instances: bool = False
-    """Whether the masks' file names say that they hold instances."""
+    """Whether the masks' file names are those of instance masks."""
 
     def __call__(self, annotations: pa.Table, problems: Problems) -> Categorized:
-        """Tell the kind by all masks, then name the values."""
+        """Decide the kind from all masks, then name the values."""
         rows = _Rows.of(annotations)
         kind = self.kind if self.kind != "auto" else _judged(rows, self, problems)
         if kind == "instance":
@@ -76,8 +76,8 @@ class ByValue:
         settled = _set(annotations, "category_id", pa.array(values, mask=unscored))
         settled = _set(settled, "ignore", pa.array(unscored))
         there = sorted(set(values[~unscored].tolist()))
-        found = names or {value: f"class {value}" for value in there}
-        listed = [{"category_id": value, "name": name} for value, name in sorted(found.items())]
+        classes = names or {value: f"class {value}" for value in there}
+        listed = [{"category_id": value, "name": name} for value, name in sorted(classes.items())]
         if names:
             note_unused([name for value, name in names.items() if value not in there], len(names), problems)
         return ById(tables.from_rows(listed, tables.CATEGORIES))(settled, problems)
@@ -140,7 +140,7 @@ class _Rows:
 
 
 def _judged(rows: _Rows, asked: ByValue, problems: Problems) -> Literal["semantic", "instance"]:
-    """Tell the kind: of 16 bits and more instance ids; of 8 bits class ids, unless all masks count their objects."""
+    """Decide the kind: of 16 bits and more instance ids; of 8 bits class ids, unless all masks count their objects."""
     if rows.deep.any():
         plain = len(set(rows.image[~rows.deep].tolist()))
         if plain:

@@ -16,7 +16,7 @@ from shardlens.pipeline.annotations.source import LISTED
 from shardlens.pipeline.errors import DatasetError
 
 NamedImage = Callable[[bytes], str | None]
-"""From an annotation file's bytes to the file name of the image that it says it is of."""
+"""From an annotation file's bytes to the file name of the image that it names."""
 
 
 def stem(name: str) -> str:
@@ -48,7 +48,7 @@ def pair(layout: Layout, problems: Problems, named: NamedImage | None = None) ->
     Images that only differ in their suffix share an annotation file, unless it names one of them.
 
     Args:
-        named: reads from an annotation file which image it is of; None = files of this format do not say it.
+        named: reads from an annotation file which image it is of; None = files of this format do not name it.
 
     Returns:
         Rows of `LISTED`, sorted by file_name.

@@ -86,7 +86,7 @@ def _digests_of(warehouse: Warehouse, name: str, pointer: bytes | None) -> Itera
 def _refusal(images: str, problems: tuple[Problem, ...]) -> str:
     listed = "\n".join(map(str, problems))
     return (
-        f"{images}: {len(problems)} kinds of problems were found and --strict was given, so nothing was written; "
+        f"{images}: {len(problems)} kinds of problems, and --strict was given, so nothing was written; "
         f"fix them or leave --strict out\n{listed}"
     )
 

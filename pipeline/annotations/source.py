@@ -23,7 +23,7 @@ LISTED = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         ("offset", pa.int64()),
         ("length", pa.int64()),
-        ("width", pa.int32()),  # as the annotations tell it
+        ("width", pa.int32()),  # as given by the annotations
         ("height", pa.int32()),
         ("split", pa.string()),
         pa.field("flags", pa.list_(pa.string()), nullable=False),
@@ -80,7 +80,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What an image's own annotation file says."""
+    """The content of an image's own annotation file."""
 
     rows: tuple[dict[str, Any], ...]
     """Annotation rows without ids; columns of `tables.ANNOTATIONS`."""
@@ -94,7 +94,7 @@ class Sidecar(Protocol):
     """Parses the annotation file of one image, in a worker."""
 
     def __call__(self, data: bytes, where: str, file_name: str) -> Parsed:
-        """Parse `data`, found at `where`, the annotations of the image `file_name`."""
+        """Parse `data`, read from `where`, the annotations of the image `file_name`."""
         ...
 
 
@@ -112,7 +112,7 @@ Categorize = Callable[[pa.Table, Problems], Categorized]
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as its reader found it."""
+    """A dataset as its reader returns it."""
 
     images: pa.Table
     """Rows of `LISTED`; sorted by file_name where the format gives no ids."""

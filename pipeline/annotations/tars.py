@@ -1,4 +1,4 @@
-"""The members of a tar, found by reading its headers alone, so that images can be read by byte range in place.
+"""The members of a tar, listed by reading its headers alone, so that images can be read by byte range in place.
 
 Format: https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
@@ -68,7 +68,7 @@ def contents(uri: str) -> Contents:
     damage = _foreign(uri, size)
     if damage:
         return Contents((), damage)
-    found, reason = _Members(uri), None
+    members, reason = _Members(uri), None
     try:
         with tarfile.open(fileobj=_RangeFile(uri, size), mode="r:") as tar:
             while (entry := tar.next()) is not None:
@@ -76,14 +76,16 @@ def contents(uri: str) -> Contents:
                 if entry.isreg() and entry.offset_data + entry.size > size:
                     reason = f"{entry.name} is cut off"
                 else:
-                    found.take(entry)
+                    members.take(entry)
             if 0 < size - tar.offset < tarfile.BLOCKSIZE:  # tarfile takes it for the end
                 reason = "the header of a file is cut off"
     except (tarfile.TarError, EOFError) as error:
         reason = reason or str(error)
     if reason:
-        reason = f"{uri} is incomplete or no tar ({reason}, after {len(found.members)} files): copy it again to its end"
-    return Contents(found.listed(), reason)
+        reason = (
+            f"{uri} is incomplete or no tar ({reason}, after {len(members.members)} files): copy it again to its end"
+        )
+    return Contents(members.listed(), reason)
 
 
 @dataclass

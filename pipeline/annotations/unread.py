@@ -17,9 +17,9 @@ from shardlens.pipeline.errors import LocationNotFoundError
 from shardlens.pipeline.executors.base import Executor
 
 PEEK = 1 << 16
-"""Bytes of a file by which its format is told."""
-SAMPLE = 3
-"""Files of a suffix that are looked into, in one folder each."""
+"""Bytes of a file by which its format is recognized."""
+SAMPLE, FEW = 6, 4
+"""Files of a suffix that are looked into, one in each folder; of a folder with few JSON files all of them."""
 COCO_NAME = re.compile(r"coco|instances_|person_keypoints_|panoptic_", re.IGNORECASE)
 
 
@@ -56,17 +56,18 @@ def _hints(request: Request, files: Listing, left: Sequence[tuple[str, Place]]) 
     kinds = Counter(kind for name, kind in request.catalog.kinds(files).items() if kind and kind not in DECODED)
     for kind, count in kinds.items():
         yield f"{count} files are {kind} images, which cannot be decoded: convert them to JPEG, PNG or TIFF"
-    told: set[str] = set()
-    for suffix, tell in ((".json", _json), (".xml", _xml), (".txt", _txt)):
-        folders: dict[str, tuple[str, Place]] = {}
+    given: set[str] = set()
+    for suffix, recognize, each in ((".json", _json, FEW), (".xml", _xml, 1), (".txt", _txt, 1)):
+        folders: dict[str, list[tuple[str, Place]]] = {}
         for name, place in left:
             if name.lower().endswith(suffix):
-                folders.setdefault(posixpath.dirname(name), (name, place))
-        for name, (uri, offset, length) in list(folders.values())[:SAMPLE]:
+                folders.setdefault(posixpath.dirname(name), []).append((name, place))
+        sample = [file for files in folders.values() for file in files[: each if len(files) <= each else 1]]
+        for name, (uri, offset, length) in sample[:SAMPLE]:
             head = storage.read_range(uri, offset or 0, min(PEEK, length or PEEK))
-            hint = tell(name, uri, offset is not None, head)
-            if hint and hint not in told:
-                told.add(hint)
+            hint = recognize(name, uri, offset is not None, head)
+            if hint and hint not in given:
+                given.add(hint)
                 yield hint
     images = [name for name, _ in left if name.lower().endswith(IMAGE_SUFFIXES)]
     if images and (reason := folders_hold_masks(files)):

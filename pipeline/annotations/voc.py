@@ -86,7 +86,7 @@ def _below(files: Listing, folder: str) -> Listing:
 
 
 def _note_lists(root: str, problems: Problems) -> None:
-    """Say that the split lists next to a folder of XML files are not used."""
+    """Note that the split lists next to a folder of XML files are not used."""
     folder, name = posixpath.split(root)
     if f"{name}/" == XML and "ImageSets/" in storage.children(folder):
         problems.note(

@@ -41,7 +41,7 @@ class VocParser:
 
 
 def image_named(data: bytes) -> str | None:
-    """The file name of the image that an XML file says it is of, without folders; None if it says none."""
+    """The file name of the image that an XML file names, without folders; None if it names none."""
     try:
         root = _tree(data, "")
     except DatasetError:
@@ -103,7 +103,7 @@ def _named(root: ElementTree.Element) -> PurePosixPath:
 
 
 def _stranger(root: ElementTree.Element, where: str, file_name: str) -> list[tuple[str, str]]:
-    """Tell whether the file names another image; suffix and folder are often stale and do not count."""
+    """Report a file that names another image; suffix and folder are often stale and do not count."""
     named = _named(root)
     if not named.name or PurePosixPath(file_name).stem in {named.stem, named.name}:
         return []

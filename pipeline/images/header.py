@@ -93,7 +93,7 @@ def _why_unreadable(data: bytes, error: Exception) -> str:
     if data[:4] in TIFF_STARTS and (pixels := _tiff_pixels(data)):
         return f"a TIFF of {pixels} a pixel, which cannot be read: convert it to integers of 8 or 16 bits"
     reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-    return f"not an image that can be read{reason}: {len(data)} bytes that begin with {data[:16]!r}"
+    return f"not an image that can be read{reason}: {len(data)} bytes of no known image format"
 
 
 def _tiff_pixels(data: bytes) -> str:

@@ -44,6 +44,13 @@ def test_annotations_of_other_kinds_are_named(tmp_path: Path, name: str, data: b
     assert any(note.startswith(f"not read below {root}: 1 ") for note in report.notes)
 
 
+def test_every_coco_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    files = {f"annotations/instances_{split}2017.json": COCO for split in ("train", "val")}
+    root = put(tmp_path / "coco", {"val2017/a.jpg": jpeg(), **files})
+    notes = "\n".join(take(tmp_path, root)[0].notes)
+    assert all(f"--annotations {root}/{name} reads it" in notes for name in files)
+
+
 def test_members_of_tars_are_named_too(tmp_path: Path) -> None:
     root = put(tmp_path, {"set.tar": tar({"a.jpg": jpeg(), "a.json": LABELME})}) + "/set.tar"
     assert f"a.json in {root} is of labelme" in "\n".join(take(tmp_path, root)[0].notes)
