@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from functools import partial
 from typing import Annotated, Any, get_args
 
@@ -238,6 +238,12 @@ def _settings(dataset: Dataset, source: Mapping[str, Any], warehouse: str) -> In
             f"dataset {dataset.name} cannot be taken in again by itself: {source['images']} gave the splits "
             f"{_listed(source['gave'])}, of which only {_listed(source['splits'])} are still in use, the others were "
             "replaced. Ingest each split on its own (--split), or predict the dataset as it is"
+        )
+    unknown = source["asked"].keys() - {each.name for each in fields(IngestConfig)}
+    if unknown:
+        raise DatasetError(
+            f"dataset {dataset.name} was ingested with the settings {', '.join(sorted(unknown))}, which this version of "
+            "Shardlens does not know: update Shardlens, or ingest the dataset again under another name"
         )
     return IngestConfig(**source["asked"], warehouse=warehouse)
 

@@ -32,7 +32,14 @@ def add_dataset(warehouse: Warehouse, name: str = "shapes", images: int = 6, ver
     root = warehouse.dataset(name, version)
     for part, (schema, found) in rows.items():
         storage.publish(storage.join(root, f"{part}.parquet"), tables.to_bytes(tables.from_rows(found, schema)))
-    storage.publish(storage.join(root, "dataset.json"), to_json({"name": name, "version": version}))
+    describe(warehouse, name, version, images, images)
+
+
+def describe(warehouse: Warehouse, name: str, version: str, images: int, annotations: int) -> None:
+    """Write dataset.json of a version that no ingest made, and point to it."""
+    counts = {"images": images, "annotations": annotations, "splits": [{"split": None, "images": images}]}
+    document = {"name": name, "version": version, **counts, "sources": []}
+    storage.publish(storage.join(warehouse.dataset(name, version), "dataset.json"), to_json(document))
     storage.publish(storage.join(warehouse.dataset(name), "latest.json"), to_json({"version": version}))
 
 

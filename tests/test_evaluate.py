@@ -17,8 +17,9 @@ from shardlens.pipeline.executors.base import Lost
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.metrics.coco import FIGURES
 from shardlens.pipeline.warehouse import runs, tables
-from shardlens.pipeline.warehouse.layout import Warehouse, to_json
+from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
+from tests import small_warehouse
 from tests.metrics import coco_sets
 from tests.metrics.coco_sets import CATEGORIES, CocoSet, by_pycocotools, random_set
 
@@ -58,8 +59,7 @@ def write_dataset(warehouse, coco_set, kind="box", annotations=None):
     }
     for name, table in parts.items():
         storage.publish(storage.join(root, f"{name}.parquet"), tables.to_bytes(table))
-    storage.publish(storage.join(root, "dataset.json"), to_json({"version": "v1"}))
-    storage.publish(storage.join(warehouse.dataset("shapes"), "latest.json"), to_json({"version": "v1"}))
+    small_warehouse.describe(warehouse, "shapes", "v1", len(images), truth.num_rows)
 
 
 def write_run(warehouse, coco_set, name="r1", shards=2, task="detection", kind="box", quarantined=(), generation=0):

@@ -11,6 +11,7 @@ from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.layout import Warehouse, to_json
+from tests import small_warehouse
 from tests.metrics.coco_sets import CATEGORIES, CocoSet, by_pycocotools, random_set
 from tests.test_evaluate import expected, values, write_dataset, write_run
 
@@ -47,8 +48,8 @@ def add_version(warehouse, version, coco_set, images=lambda table: table, names=
     }
     for name, table in parts.items():
         storage.publish(storage.join(root, f"{name}.parquet"), tables.to_bytes(table))
-    storage.publish(storage.join(root, "dataset.json"), to_json({"version": version}))
-    storage.publish(storage.join(warehouse.dataset("shapes"), "latest.json"), to_json({"version": version}))
+    counts = parts["images"].num_rows, parts["annotations"].num_rows
+    small_warehouse.describe(warehouse, "shapes", version, *counts)
 
 
 def run(warehouse, **asked):

@@ -30,7 +30,7 @@ class Dataset:
     root: str
     """URI of the version's folder."""
     document: dict[str, Any]
-    """What `dataset.json` says: counts, splits, categories, sources, problems."""
+    """What `dataset.json` says, checked against `documents.DatasetDocument`; other fields are kept as they are."""
 
     @classmethod
     def open(cls, warehouse: Warehouse, name: str, version: str | None = None) -> Dataset:
@@ -49,7 +49,9 @@ class Dataset:
         if not storage.exists(document):
             there = [child.rstrip("/") for child in storage.children(warehouse.dataset(name)) if child.endswith("/")]
             raise DatasetError(f"dataset {name} has no version {version!r}: expected one of {', '.join(there)}")
-        return cls(name, version, warehouse.dataset(name, version), read_json(document))
+        found = read_json(document)
+        documents.decode(documents.DatasetDocument, document, found)
+        return cls(name, version, warehouse.dataset(name, version), found)
 
     def _table(self, part: str) -> pa.Table:
         return tables.from_bytes(storage.read(storage.join(self.root, f"{part}.parquet")))

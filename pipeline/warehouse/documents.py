@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import StorageError
-from shardlens.pipeline.warehouse.layout import RESTORE, parse_json, to_json
+from shardlens.pipeline.warehouse.layout import NAME, RESTORE, parse_json, to_json
 
 T = TypeVar("T")
+INT64 = 1 << 63
 JSON_TYPES: dict[Any, str] = {
     dict: "an object",
     list: "a list",
@@ -22,13 +24,19 @@ JSON_TYPES: dict[Any, str] = {
     bool: "true or false",
     type(None): "null",
 }
+Name = Annotated[str, NAME]
+"""A text that stands in a path."""
+Settings = Annotated[Mapping[str, Any], {"model": str | None, "task": str | None, "labels": tuple[str, ...]}]
+"""Settings of a run; the types are those of the keys that lists, scores and SQL read."""
+Report = Annotated[Mapping[str, Any], {"seconds": float | None, "images": int | None}]
+"""Figures of an attempt: times, workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One Parquet file of a run."""
 
-    name: str
+    name: Name
     rows: int
     bytes: int
     sha256: str
@@ -62,17 +70,17 @@ class Commit:
     parts: tuple[ShardParts, ...]
     totals: Totals
     fingerprint: str = ""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """Figures of the attempt that committed it: times, workers."""
+    report: Report = field(default_factory=dict)
+    """Of the attempt that committed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunDocument:
     """run.json: what a run was asked to do."""
 
-    dataset: str
+    dataset: Name
     dataset_version: str
-    settings: Mapping[str, Any]
+    settings: Settings
     shards: int
     origin: Mapping[str, Any]
     run: str = ""
@@ -83,7 +91,39 @@ class RunDocument:
 class LatestDocument:
     """latest.json: which version of a dataset is the latest."""
 
-    version: str
+    version: Name
+
+
+@dataclass(frozen=True, slots=True)
+class SplitDocument:
+    """How many images a split of a dataset has."""
+
+    split: str | None
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """An ingest that a dataset is made of."""
+
+    asked: Mapping[str, Any]
+    """The settings of `shardlens ingest`."""
+    gave: tuple[str | None, ...]
+    splits: tuple[str | None, ...]
+    images: str | None
+    annotations: str | None
+    has_ids: bool
+    has_category_ids: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDocument:
+    """dataset.json: what a version of a dataset holds, and where it came from."""
+
+    images: int
+    annotations: int
+    splits: tuple[SplitDocument, ...]
+    sources: tuple[SourceDocument, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +132,9 @@ class TrainDocument:
 
     dataset: str
     dataset_version: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     validations: tuple[Mapping[str, Any], ...] = ()
-    report: Mapping[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=dict)
 
 
 def read(kind: type[T], uri: str) -> T:
@@ -133,6 +173,8 @@ def _value(kind: Any, uri: str, place: str, value: Any) -> Any:
     """`value` as the type `kind`; `place` is where it stands in the document."""
     if kind is Any:
         return value
+    if get_origin(kind) is Annotated:
+        return _annotated(kind, uri, place, value)
     if get_origin(kind) in {Union, types.UnionType}:
         kinds = [each for each in get_args(kind) if each is not type(None)]
         return None if value is None else _value(kinds[0], uri, place, value)
@@ -148,6 +190,22 @@ def _value(kind: Any, uri: str, place: str, value: Any) -> Any:
     return _checked(kind, uri, place, value)
 
 
+def _annotated(kind: Any, uri: str, place: str, value: Any) -> Any:
+    """A text that matches the annotated pattern, or an object whose keys have the annotated types."""
+    plain, constraint = get_args(kind)
+    checked = _value(plain, uri, place, value)
+    if isinstance(constraint, re.Pattern):
+        if not constraint.fullmatch(checked):
+            raise StorageError(
+                f"{uri}: {place!r} is {checked[:80]!r}, expected a name ({constraint.pattern}): {RESTORE}"
+            )
+        return checked
+    for key, each in constraint.items():
+        if key in checked:
+            _value(each, uri, _below(place, key), checked[key])
+    return checked
+
+
 def _record(kind: type[Any], uri: str, place: str, value: Mapping[str, Any]) -> Any:
     known = {}
     for name, hint, needed in _fields(cast(Any, kind)):
@@ -161,7 +219,7 @@ def _record(kind: type[Any], uri: str, place: str, value: Mapping[str, Any]) -> 
 @cache
 def _fields(kind: Any) -> list[tuple[str, Any, bool]]:
     """Name, type, and whether it must be there, of each field."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return [(f.name, hints[f.name], f.default is MISSING and f.default_factory is MISSING) for f in fields(kind)]
 
 
@@ -170,6 +228,8 @@ def _checked(kind: Any, uri: str, place: str, value: Any) -> Any:
     if not isinstance(value, numbers) or (isinstance(value, bool) and kind is not bool):
         where = f"{uri}: {place!r} is" if place else f"{uri} holds"
         raise StorageError(f"{where} {JSON_TYPES[type(value)]}, expected {JSON_TYPES[kind]}: {RESTORE}")
+    if kind is int and not 0 <= value < INT64:
+        raise StorageError(f"{uri}: {place!r} is {str(value)[:40]}, expected 0 or more, in 63 bits: {RESTORE}")
     return value
 
 

@@ -17,10 +17,12 @@ from shardlens.pipeline.images.decode import decode
 from shardlens.pipeline.images.header import read_header
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.import_coco import ImportConfig, import_coco
-from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.ingest import IngestConfig, ingest, sources
 from shardlens.pipeline.networks import weights
+from shardlens.pipeline.sql.views import snapshot
 from shardlens.pipeline.warehouse import runs, tables
-from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.datasets import list_datasets
+from shardlens.pipeline.warehouse.runs import RunRecord
 from tests import small_warehouse as small
 from tests.annotations.tiny import Here, put, tar, voc_object, xml
 from tests.corpus.files import HEIGHT, WIDTH, coco_given, entry, jpeg, note, result
@@ -87,11 +89,35 @@ def _parquet(data: bytes, folder: Path) -> None:
     tables.from_bytes(data).validate(full=True)
 
 
-def _commit(data: bytes, folder: Path) -> None:
-    record = small.add_run(small.create(str(folder / "wh")), "a", [[0.5], [0.4]])
-    (Path(record.folder) / "commit.json").write_bytes(data)
-    found = runs.open_committed(Warehouse(str(folder / "wh")), "a")
-    found.prediction_parts()
+def _warehouse(folder: Path) -> RunRecord:
+    warehouse = small.create(str(folder / "wh"))
+    small.add_dataset(warehouse)
+    return small.add_run(warehouse, "a", [[0.5], [0.4]])
+
+
+def _documents(record: RunRecord) -> dict[str, Path]:
+    dataset = Path(record.warehouse.dataset("shapes"))
+    files = {"run": "run.json", "commit": "commit.json"}
+    return {
+        **{kind: Path(record.folder, name) for kind, name in files.items()},
+        "latest": dataset / "latest.json",
+        "dataset": dataset / "v2" / "dataset.json",
+    }
+
+
+def _document(kind: str) -> Read:
+    def read(data: bytes, folder: Path) -> None:
+        record = _warehouse(folder)
+        _documents(record)[kind].write_bytes(data)
+        found = runs.open_committed(record.warehouse, "a")
+        runs.present(found)
+        assert found.prediction_parts()
+        assert found.labels is not None
+        snapshot(record.warehouse)
+        list_datasets(record.warehouse)
+        sources(record.warehouse.root, "shapes")
+
+    return read
 
 
 def targets(folder: Path) -> dict[str, Target]:
@@ -113,6 +139,6 @@ def targets(folder: Path) -> dict[str, Target]:
     found["safetensors"] = Target(safetensors.torch.save(state, {"shardlens": "{}"}), _weights)
     rows = [small.row(1, rank, 0.5, small.blob(1, 1, 9, 9)) for rank in range(50)]
     found["parquet"] = Target(tables.to_bytes(tables.from_rows(rows, tables.PREDICTIONS)), _parquet)
-    record = small.add_run(small.create(str(folder / "seed")), "a", [[0.5], [0.4]])
-    found["commit"] = Target((Path(record.folder) / "commit.json").read_bytes(), _commit, mutated_json)
+    for kind, file in _documents(_warehouse(folder / "seed")).items():
+        found[kind] = Target(file.read_bytes(), _document(kind), mutated_json)
     return found
