@@ -20,11 +20,12 @@ from shardlens.pipeline.executors.base import Executor
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "pngimages", "photos", "pictures"}
-MASK_FOLDERS = {
+MASK_FOLDERS = (
     *("masks", "mask", "labels", "label", "labelmaps", "annotations", "annotation", "annots", "annot", "gt", "gts"),
     *("groundtruth", "ground_truth", "segmentation", "segmentations", "segs", "seg", "segmentationclass", "pedmasks"),
     *("segmentationobject", "instances", "instance"),
-}
+)
+"""Of several folders that pair as many images, the first is taken: classes rather than instances."""
 AFFIXES = (
     *(
         "{stem}",
@@ -92,6 +93,11 @@ def layout_of(request: Request, executor: Executor, problems: Problems) -> Layou
         others = listing_of(
             images.root, (row for row in zip(images.names, images.places, strict=True) if row[1] not in theirs)
         )
+        if images.names and not others.names:
+            raise DatasetError(
+                f"all {len(images.names)} images below {request.images} lie below {request.annotations} too, and were taken "
+                "for masks: give the folder of the masks alone with --annotations, or only the folder above both with --images"
+            )
         layout = Layout(others, masks, split=request.split)
     else:
         files = request.catalog.images(request.images, executor)
@@ -127,7 +133,7 @@ def _in_folders(files: Listing, wanted: str | None) -> Layout | None:
     pairs = {folder: sum(_paired(p, images) for p in spots.values() if p.folder == folder) for folder in folders}
     if not images or not folders:
         return None
-    folder = max(sorted(folders), key=lambda name: (pairs[name], -sorted(MASK_FOLDERS).index(name)))
+    folder = max(sorted(folders), key=lambda name: (pairs[name], -MASK_FOLDERS.index(name)))
     chosen = {name: place for name, place in spots.items() if place.folder in {"", folder}}
     splits = {place.split for place in chosen.values()} - {""}
     if is_tar(files.root) and len(splits) == 1 and not splits & {"train", "val", "test"}:

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.first_bytes import DECODED
-from shardlens.pipeline.annotations.mask_layout import folders_hold_masks
-from shardlens.pipeline.annotations.places import IMAGE_SUFFIXES, Listing, Place, is_tar
+from shardlens.pipeline.annotations.mask_layout import folders_hold_masks, spot
+from shardlens.pipeline.annotations.places import Listing, Place, is_tar
 from shardlens.pipeline.annotations.source import Request, Source
 from shardlens.pipeline.errors import LocationNotFoundError
 from shardlens.pipeline.executors.base import Executor
@@ -69,8 +69,9 @@ def _hints(request: Request, files: Listing, left: Sequence[tuple[str, Place]]) 
             if hint and hint not in given:
                 given.add(hint)
                 yield hint
-    images = [name for name, _ in left if name.lower().endswith(IMAGE_SUFFIXES)]
-    if images and (reason := folders_hold_masks(files)):
+    unread = {name for name, _ in left}
+    masks = {name for name in files.names if (place := spot(name)) is not None and place.folder}
+    if masks and masks <= unread and (reason := folders_hold_masks(files)):
         yield f"{reason}: --format masks reads them"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.annotations.tiny import png
-from tests.corpus.case import Case, Given, Ingested
+from tests.corpus.case import Case, Given, Ingested, Refused
 from tests.corpus.files import HEIGHT, WIDTH, jpeg
 
 
@@ -27,6 +27,18 @@ def masks_given(*masks: np.ndarray, **settings: object) -> Given:
 def _first_unreadable() -> Given:
     given = masks_given(square(1), square(1))
     return Given({**given.files, "set/masks/a.png": b"text"}, given.ingest)
+
+
+def _classes_and_instances() -> Given:
+    given = masks_given(square(1), square(2), classes="cat,dog")
+    return Given(
+        {**given.files, **{f"set/instances/{name}.png": png(square(7, np.uint16)) for name in "ab"}}, given.ingest
+    )
+
+
+def _images_below_annotations() -> Given:
+    given = masks_given(square(1))
+    return Given(given.files, {"images": "set/images", "annotations": "set", "format": "masks"})
 
 
 CASES = [
@@ -55,6 +67,12 @@ CASES = [
         "no-background",
         lambda: masks_given(square(11), void="11", first_id=0, classes="sky,road"),
         Ingested({"annotations.category": ["sky", None], "annotations.ignore": [False, True]}),
+    ),
+    Case("classes-and-instances", _classes_and_instances, Ingested({"annotations.category": ["cat", "dog"]})),
+    Case(
+        "images-below-annotations",
+        _images_below_annotations,
+        Refused("all 1 images below .* give the folder of the masks"),
     ),
     Case("first-unreadable", _first_unreadable, Ingested({"annotations.image_id": [2]}, {"unreadable-annotation": 1})),
 ]
