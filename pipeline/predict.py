@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-from cyclopts import Parameter
-
-from shardlens.pipeline.errors import ConfigError, RunError
+from shardlens.pipeline.errors import RunError
 from shardlens.pipeline.executors.base import Executor, Placement, ProgressListener, no_progress
-from shardlens.pipeline.images.policy import DecodePolicy, DecodeScale
+from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Plan, plan
+from shardlens.pipeline.inference.config import Precision, PredictConfig
 from shardlens.pipeline.inference.fingerprint import counted
-from shardlens.pipeline.inference.options import InferenceConfig, resolve_plan
+from shardlens.pipeline.inference.options import resolve_plan
 from shardlens.pipeline.inference.shard_results import ShardResults, check_quarantined
 from shardlens.pipeline.inference.shard_work import ShardWork
 from shardlens.pipeline.inference.worker import PredictStage
 from shardlens.pipeline.networks.labels import LabelMap, match
-from shardlens.pipeline.networks.precision import PRECISIONS, resolve_precision
-from shardlens.pipeline.networks.resolve import Network, NetworkConfig, resolve
+from shardlens.pipeline.networks.precision import resolve_precision
+from shardlens.pipeline.networks.resolve import Network, resolve
 from shardlens.pipeline.storage.uris import normalize
 from shardlens.pipeline.warehouse import runs
 from shardlens.pipeline.warehouse.datasets import Dataset, require_images
-from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
+from shardlens.pipeline.warehouse.layout import Warehouse, check_name
 from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import digest
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+__all__ = ["Job", "PredictConfig", "PredictReport", "predict", "prepare", "report"]
+
 NO_ROWS = frozenset({"run", "warehouse", "max_quarantined", "sha256", "image_timeout"})
 """Settings that cannot change a row."""
 RESOLVED = frozenset(
@@ -52,55 +52,6 @@ RESOLVED_INFERENCE = frozenset(
 )
 ALWAYS = frozenset({"split", "shard_size", "batch_size", "precision", "compiled"})
 """Settings that are recorded at their defaults too; all others count where they differ from their defaults."""
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """What to predict, with what, and how."""
-
-    dataset: str
-    """Name of an ingested dataset; NAME@VERSION for another version than the latest."""
-    _: KW_ONLY
-    network: Annotated[NetworkConfig, Parameter(name="*")] = field(default_factory=NetworkConfig)
-    """Which network, with which weights."""
-    inference: Annotated[InferenceConfig, Parameter(name="*")] = field(default_factory=InferenceConfig)
-    """What is done around it: tiles, views, post-processing."""
-    run: str | None = None
-    """Name of the run; default: the model's name and a digest of the settings, so that the same command resumes."""
-    split: str | None = None
-    """Predict only this split; default: all images."""
-    batch_size: int = 8
-    """Maximum number of images in a batch; the images of a batch have one padded shape."""
-    shard_size: int = 64
-    """Images per shard: the unit of publishing, retry and resume."""
-    precision: Precision = "auto"
-    """fp32, bf16, fp16, or auto: bf16 if it is faster on the machine that runs the command (the driver), else fp32."""
-    decode_scale: DecodeScale = "full"
-    """auto: a detector is given a JPEG of twice the size that it looks at, or more, decoded at a half or less; full: never."""
-    compiled: Annotated[bool, Parameter(name="compile", negative="")] = False
-    """Compile the network first (torch.compile): slower to start, for long runs."""
-    max_pixels: int = 100_000_000
-    """Larger images are quarantined by their header."""
-    value_range: str = "auto"
-    """LOW:HIGH, such as 0:4095: the values that become 0 and 255 in images of more than 8 bits a value; auto: the smallest
-    usual depth that holds an image's values."""
-    accept_missing_end: Annotated[bool, Parameter(negative="")] = False
-    """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
-    image_timeout: float = 60.0
-    """Seconds after which the decoding of an image is ended, and the image quarantined; 0: never."""
-    max_quarantined: float = 0.01
-    """Fraction of images that may be quarantined; above it the run fails, after everything else has been written."""
-    warehouse: WarehouseRoot = "./warehouse"
-    """Root of the tables."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: expected 1 or more")
-        if self.precision not in {"auto", *PRECISIONS}:
-            raise ConfigError(f"precision {self.precision!r}: expected auto, {', '.join(PRECISIONS)}")
-        if not 0 <= self.max_quarantined <= 1:
-            raise ConfigError(f"max_quarantined {self.max_quarantined}: expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation, evaluate
     from shardlens.pipeline.executors.base import ExecutorConfig
     from shardlens.pipeline.executors.opening import open_executor
-    from shardlens.pipeline.inference.options import InferenceConfig
+    from shardlens.pipeline.inference.config import InferenceConfig, PredictConfig
     from shardlens.pipeline.ingest import IngestConfig, ingest
-    from shardlens.pipeline.networks.resolve import NetworkConfig
-    from shardlens.pipeline.predict import PredictConfig, PredictReport, predict
+    from shardlens.pipeline.networks.config import NetworkConfig
+    from shardlens.pipeline.predict import PredictReport, predict
     from shardlens.pipeline.query import connect, query
-    from shardlens.pipeline.train import TrainConfig, TrainReport, train
+    from shardlens.pipeline.train import TrainReport, train
+    from shardlens.pipeline.training.config import TrainConfig
     from shardlens.pipeline.warehouse.datasets import Dataset
 
 _ROOMS = {
@@ -37,12 +38,13 @@ _ROOMS = {
     "pipeline.evaluate": ("EvaluateConfig", "Evaluation", "evaluate"),
     "pipeline.executors.base": ("ExecutorConfig",),
     "pipeline.executors.opening": ("open_executor",),
-    "pipeline.inference.options": ("InferenceConfig",),
+    "pipeline.inference.config": ("InferenceConfig", "PredictConfig"),
     "pipeline.ingest": ("Dataset", "IngestConfig", "ingest"),
-    "pipeline.networks.resolve": ("NetworkConfig",),
-    "pipeline.predict": ("PredictConfig", "PredictReport", "predict"),
+    "pipeline.networks.config": ("NetworkConfig",),
+    "pipeline.predict": ("PredictReport", "predict"),
     "pipeline.query": ("connect", "query"),
-    "pipeline.train": ("TrainConfig", "TrainReport", "train"),
+    "pipeline.train": ("TrainReport", "train"),
+    "pipeline.training.config": ("TrainConfig",),
 }
 _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 from shardlens.pipeline import masks
 from shardlens.pipeline.annotations.label_scheme import LabelScheme
@@ -132,6 +131,8 @@ def _parts(ids_hw: npt.NDArray[np.integer[Any]], regions: Mapping[int, masks.Rle
     boxes = {value: [int(side) for side in masks.bbox(rle)] for value, rle in regions.items()}
     if sum(width * height for _, _, width, height in boxes.values()) > COUNTED * ids_hw.size:
         return dict.fromkeys(regions, 0)
+    from scipy import ndimage  # half a second to import, which a wrong option of 'shardlens ingest' would wait for
+
     return {
         value: int(ndimage.label(ids_hw[y : y + height, x : x + width] == value, np.ones((3, 3)))[1])
         for value, (x, y, width, height) in boxes.items()

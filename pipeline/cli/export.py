@@ -9,7 +9,6 @@ from cyclopts import Parameter
 from shardlens.pipeline.cli.console import Flat, Output, print_result
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.export_coco import Chosen, export_coco
-from shardlens.pipeline.export_darknet import export_darknet
 from shardlens.pipeline.storage import normalize
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot
 from shardlens.pipeline.warehouse.runs import open_committed
@@ -30,6 +29,8 @@ def export(
             "--score-threshold, --split and --where are for predictions: leave them out with --format darknet"
         )
     if format == "darknet":
+        from shardlens.pipeline.export_darknet import export_darknet  # loads torch: not before the options are read
+
         files = export_darknet(Warehouse(warehouse), run, normalize(output))
         print_result(files, printed, [f"written: {files.weights}, {files.cfg}, {files.names}"])
         return

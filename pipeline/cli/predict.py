@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.base import ExecutorConfig
-from shardlens.pipeline.executors.cores import usable_cores
-from shardlens.pipeline.executors.opening import open_executor
-from shardlens.pipeline.images.policy import DecodeScale  # noqa: F401 - Asked inherits its annotations, resolved here
-from shardlens.pipeline.inference.options import InferenceConfig  # noqa: F401 - as above
-from shardlens.pipeline.networks.resolve import NetworkConfig  # noqa: F401 - as above
-from shardlens.pipeline.predict import Precision, PredictConfig, PredictReport  # noqa: F401 - Precision as above
-from shardlens.pipeline.predict import predict as run_predict
-from shardlens.pipeline.retry import retry_quarantined as run_retry
-from shardlens.pipeline.warehouse.layout import WarehouseRoot  # noqa: F401 - as above
+from shardlens.pipeline.inference.config import PredictRequest
+
+if TYPE_CHECKING:
+    from shardlens.pipeline.predict import PredictReport
 
 LONG = 30.0
 """Seconds of a run from which on other cores are worth Ray's start."""
 
 
-@dataclass(frozen=True)
-class Asked(PredictConfig):
-    """A prediction as it is asked for on the command line, where a retry names a run and no dataset."""
-
-    dataset: str = ""
-    """Name of an ingested dataset."""
-
-
 def predict(
-    config: Annotated[Asked, Flat] = Asked(),
+    config: Annotated[PredictRequest, Flat] = PredictRequest(),  # noqa: B008 - frozen
     *,
     executor: Annotated[ExecutorConfig, Flat] = ExecutorConfig(),  # noqa: B008 - frozen
     output: Annotated[Output, Flat] = Output(),  # noqa: B008 - frozen
@@ -46,9 +32,13 @@ def predict(
         raise ConfigError(
             f"--retry-quarantined {retry_quarantined} takes its dataset and settings from the run: leave them out"
         )
+    from shardlens.pipeline.executors.opening import open_executor  # these load torch: not before the options are read
+    from shardlens.pipeline.predict import predict as run_predict
+    from shardlens.pipeline.retry import retry_quarantined as run_retry
+
     with open_executor(executor) as workers, progress_bars() as progress:
         if retry_quarantined is not None:
-            allowed = None if config.max_quarantined == Asked.max_quarantined else config.max_quarantined
+            allowed = None if config.max_quarantined == PredictRequest.max_quarantined else config.max_quarantined
             report = run_retry(config.warehouse, retry_quarantined, workers, progress, allowed, config.network.model)
         else:
             report = run_predict(config, workers, progress)
@@ -57,6 +47,8 @@ def predict(
 
 def _spare_cores(report: PredictReport, executor: ExecutorConfig) -> list[str]:
     """A hint after a run that took a while and left cores idle."""
+    from shardlens.pipeline.executors.cores import usable_cores
+
     cores = usable_cores()
     alone = executor.kind == "local" and executor.gpus_per_worker == 0
     if not alone or cores <= executor.cpus_per_worker or report.seconds < LONG:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from shardlens.pipeline.cli.console import Flat, Output, print_result, progress_bars
-from shardlens.pipeline.train import TrainConfig, TrainReport
-from shardlens.pipeline.train import train as run_train
-from shardlens.pipeline.training.curves import SHOWN
-from shardlens.pipeline.training.preview import preview as draw
+from shardlens.pipeline.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from shardlens.pipeline.train import TrainReport
 
 
 def train(
@@ -26,9 +26,13 @@ def train(
         preview: Only draw so many images as the run would change them, with boxes and masks, on a sheet to look at.
     """
     if preview:
+        from shardlens.pipeline.training.preview import preview as draw  # loads torch: not before the options are read
+
         place = draw(config, preview)
         print_result({"preview": place}, output, [place])
         return
+    from shardlens.pipeline.train import train as run_train  # loads torch: not before the options are read
+
     with progress_bars() as progress:
         report = run_train(config, progress, note)
     print_result(report, output, lines(report))
@@ -41,6 +45,8 @@ def note(text: str) -> None:
 
 def lines(report: TrainReport) -> list[str]:
     """Say what came of a training run."""
+    from shardlens.pipeline.training.curves import SHOWN
+
     losses = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items() if name != "loss")
     said = [
         f"run {report.run}: {report.epochs} epochs of {report.images} images of {report.dataset}@{report.dataset_version}",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from shardlens.models.options import nearest
 from shardlens.models.tasks import MODEL_TASKS
 from shardlens.pipeline.errors import ConfigError
+from shardlens.pipeline.inference.config import InferenceConfig
 from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.postprocess import PostProcessing
 from shardlens.pipeline.networks.named_values import named_numbers
@@ -24,40 +23,7 @@ POST_PROCESSING = ("thresholds", "fill_holes", "min_area", "largest_component", 
 """Fields of `PostProcessing` that the fingerprint has, wherever there is any."""
 
 
-@dataclass(frozen=True)
-class InferenceConfig:
-    """What is done around the network."""
-
-    _: KW_ONLY
-    tile: int = 0
-    """Predict larger images in tiles of this many pixels a side; 0: every image in one piece."""
-    overlap: int = 64
-    """Pixels that neighboring tiles share: at least the size of the largest object (detectors) or the receptive field
-    (segmenters)."""
-    tta: str = ""
-    """Semantic models: test-time augmentation, views to average over, such as flip,0.75,1.25: flip, vflip (upside down) and
-    scales, all combined."""
-    ensemble: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """Semantic models: URI of a further checkpoint with the same labels to average over; may be repeated."""
-    threshold: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """Semantic models: LABEL=F, the label gets the pixels where its probability is F or more, the others by argmax."""
-    fill_holes: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: enclosed background joins the surrounding region (lowest label wins)."""
-    min_area: int = 0
-    """Semantic models: connected components of fewer pixels become background."""
-    largest_component: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: keep only the largest connected component of each class."""
-    components: Annotated[bool, Parameter(negative="")] = False
-    """Semantic models: write a row for each connected component, as an object, instead of one for each class."""
-
-    def __post_init__(self) -> None:
-        for name in ("tile", "overlap", "min_area"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: expected 0 or more")
-        if self.tile and self.overlap >= self.tile:
-            raise ConfigError(
-                f"overlap {self.overlap} of tiles of {self.tile} pixels: expected less than a tile's side"
-            )
+__all__ = ["InferenceConfig", "InferencePlan", "View", "resolve_plan", "views"]
 
 
 @dataclass(frozen=True, slots=True)

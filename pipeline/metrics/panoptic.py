@@ -26,7 +26,7 @@ from shardlens.pipeline.metrics.rules import Rules
 
 VOID = -1
 """The category of pixels that are not scored."""
-KINDS = pa.array(["region", "instance"])
+KINDS = ("region", "instance")
 METRICS = ("PQ", "SQ", "RQ")
 
 
@@ -143,7 +143,7 @@ def merge(
 def _by_image(table: pa.Table, scope: Scope) -> dict[int, list[dict[str, Any]]]:
     """Rows with a mask and a known category, or void, by image."""
     named = pc.or_(table["void"], pc.is_in(table["category_id"], pa.array(scope.category_ids)))
-    drawn = pc.and_(pc.is_valid(table["segmentation"]), pc.is_in(table["kind"], KINDS))
+    drawn = pc.and_(pc.is_valid(table["segmentation"]), pc.is_in(table["kind"], value_set=pa.array(KINDS)))
     wanted = pc.and_(pc.and_(drawn, named), pc.is_in(table["image_id"], pa.array(scope.image_ids)))
     found: dict[int, list[dict[str, Any]]] = {}
     columns = ["image_id", "category_id", "segmentation", "iscrowd", "void"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from cyclopts import Parameter
 from torch import nn
 
 from shardlens import models
@@ -16,37 +15,10 @@ from shardlens.models.spec import BACKGROUND, InputRule, ModelSpec, Published
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, LocationNotFoundError, ModelError, StorageError, WeightsError
 from shardlens.pipeline.networks.checkpoints import RANDOM, of_run, weights_file
-from shardlens.pipeline.networks.named_values import named_options
+from shardlens.pipeline.networks.config import NetworkConfig
 from shardlens.pipeline.networks.weights import Checkpoint, load, read_checkpoint, verify
 
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Which network, with which weights."""
-
-    model: str | None = None
-    """Name in the zoo ('shardlens models' lists them), or package.module:SPEC, a ModelSpec of your own, whose module is
-    imported and so runs its code; default: the zoo model that the checkpoint names."""
-    option: Annotated[tuple[str, ...], Parameter(negative="")] = ()
-    """K=V, an option of the model, as often as needed; an option that takes a file (cfg of darknet) is its URI."""
-    weights: str | None = None
-    """URI of the weights or of a checkpoint's folder, the name of a training run in the warehouse or of published weights
-    (DEFAULT), or 'random'."""
-    sha256: str | None = None
-    """Digest that the weights file must have."""
-    labels: str | None = None
-    """URI of a text file with a label a line; default: the checkpoint's or the published weights' own."""
-    score_threshold: float | None = None
-    """Rows below this score are not kept; default: the model's own threshold."""
-
-    @property
-    def options(self) -> dict[str, str]:
-        """The options by name.
-
-        Raises:
-            ConfigError: one is not K=V.
-        """
-        return named_options(self.option)
+__all__ = ["Network", "NetworkConfig", "load_network", "read_options", "resolve", "trusted"]
 
 
 @dataclass(frozen=True)
