@@ -20,8 +20,9 @@ from duckdb import DuckDBPyConnection, StatementType
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, QueryError
 from shardlens.pipeline.sql.committed_files import PROTOCOL, CommittedFiles
-from shardlens.pipeline.sql.views import VIEWS, View, snapshot
+from shardlens.pipeline.sql.views import snapshot
 from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.tables import TABLES, Table
 
 __all__ = ["connect", "query"]
 
@@ -69,17 +70,17 @@ def _open(files: CommittedFiles, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyCo
     connection.execute("SET memory_limit = $1", [memory_limit])
     connection.register_filesystem(files)
     connection.execute(LOCK)
-    for name, view in VIEWS.items():
-        connection.execute(_definition(name, view))
+    for table in TABLES.values():
+        connection.execute(_definition(table))
     return connection
 
 
-def _definition(name: str, view: View) -> str:
-    types = ", ".join(f"'{column}': VARCHAR" for column in view.partitions)
+def _definition(table: Table) -> str:
+    types = ", ".join(f"'{column}': VARCHAR" for column in table.partitions)
     options = f", hive_partitioning = true, hive_types = {{{types}}}, hive_types_autocast = false" if types else ""
-    options += ", union_by_name = true" if view.grown else ""
-    columns = ", ".join(f'"{column}"' for column in view.columns)
-    return f"CREATE VIEW {name} AS SELECT {columns} FROM read_parquet('{PROTOCOL}://{name}/**'{options})"
+    options += ", union_by_name = true" if table.grown else ""
+    columns = ", ".join(f'"{column}"' for column in table.columns)
+    return f"CREATE VIEW {table.name} AS SELECT {columns} FROM read_parquet('{PROTOCOL}://{table.name}/**'{options})"
 
 
 def query(warehouse: str, sql: str, *, timeout: float | None = None, memory_limit: str = MEMORY_LIMIT) -> pa.Table:
@@ -145,5 +146,5 @@ def _reading(connection: DuckDBPyConnection, sql: str) -> str:
 def _explained(error: duckdb.Error) -> QueryError:
     text = storage.redact(str(error).strip())
     if isinstance(error, duckdb.CatalogException) and "Table" in text:
-        text += f"\nthe views are {', '.join(VIEWS)}"
+        text += f"\nthe views are {', '.join(TABLES)}"
     return QueryError(text)

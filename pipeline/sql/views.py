@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.json as pj
@@ -20,58 +20,10 @@ from shardlens.pipeline.warehouse import documents, runs, tables
 from shardlens.pipeline.warehouse.documents import LatestDocument, TrainDocument
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
+from shardlens.pipeline.warehouse.tables import TABLES
 
 LISTED_AT_ONCE = 16
 NULL = "__HIVE_DEFAULT_PARTITION__"
-
-RUNS = pa.schema(
-    [
-        pa.field("run", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("dataset_version", pa.string(), nullable=False),
-        ("model", pa.string()),
-        ("task", pa.string()),
-        pa.field("images", pa.int64(), nullable=False),
-        pa.field("predictions", pa.int64(), nullable=False),
-        pa.field("quarantined", pa.int64(), nullable=False),
-        pa.field("parts", pa.int64(), nullable=False),
-        ("seconds", pa.float64()),  # of the attempt that committed it
-        pa.field("fingerprint", pa.string(), nullable=False),
-        pa.field("settings", pa.string(), nullable=False),  # JSON
-    ]
-)
-
-
-@dataclass(frozen=True)
-class View:
-    """A view's columns: those of its files, and those that stand in their paths."""
-
-    schema: pa.Schema
-    partitions: tuple[str, ...] = ()
-    grown: bool = False
-    """Whether files of earlier versions lack columns, which are null then; every file's footer is read for that."""
-
-    @property
-    def columns(self) -> list[str]:
-        """Partitions first."""
-        return [*self.partitions, *(name for name in self.schema.names if name not in self.partitions)]
-
-    def empty(self) -> bytes:
-        """A file without rows, from which the view takes its columns when nothing else is there."""
-        return tables.to_bytes(tables.empty(self.schema))
-
-
-VIEWS = {
-    "images": View(tables.IMAGES, ("dataset", "version")),
-    "annotations": View(tables.ANNOTATIONS, ("dataset", "version")),
-    "categories": View(tables.CATEGORIES, ("dataset", "version")),
-    "predictions": View(tables.PREDICTIONS, ("dataset", "run")),
-    "outcomes": View(tables.OUTCOMES, ("dataset", "run")),
-    "metrics": View(tables.METRICS, ("dataset", "run"), grown=True),
-    "curves": View(tables.CURVES, ("dataset", "run")),
-    "training": View(tables.TRAINING, ("dataset", "run")),
-    "runs": View(RUNS),
-}
 
 
 def snapshot(warehouse: Warehouse) -> dict[str, File]:
@@ -83,12 +35,13 @@ def snapshot(warehouse: Warehouse) -> dict[str, File]:
     warehouse.check()
     committed = runs.committed(warehouse)
     files = {}
-    for name, view in VIEWS.items():
-        folders = [f"{column}={NULL}" for column in view.partitions]
-        files["/".join([name, *folders, "columns.parquet"])] = File(data=view.empty())
+    for table in TABLES.values():
+        folders = [f"{column}={NULL}" for column in table.partitions]
+        columns = tables.to_bytes(tables.empty(table.schema))  # when nothing else is there, the view has columns still
+        files["/".join([table.name, *folders, "columns.parquet"])] = File(data=columns)
     for record in committed:
         files |= _parts(record)
-    files |= dict(_metrics(warehouse, committed))
+    files |= dict(_of_runs(warehouse, committed))
     files |= dict(_training(warehouse))
     files |= dict(_datasets(warehouse))
     return {**files, "runs/runs.parquet": File(data=tables.to_bytes(runs_table(committed)))}
@@ -115,14 +68,14 @@ def runs_table(committed: list[RunRecord]) -> pa.Table:
                 "settings": json.dumps(settings, sort_keys=True),
             }
         )
-    return _from_json("\n".join(json.dumps(row) for row in rows).encode()) if rows else tables.empty(RUNS)
+    return _from_json("\n".join(json.dumps(row) for row in rows).encode()) if rows else tables.empty(tables.RUNS)
 
 
 def _from_json(lines: bytes) -> pa.Table:
     """The table of a row in each line; made from Python's values, pyarrow would import pandas first, for every query."""
     at_once = pj.ReadOptions(block_size=len(lines))
-    found = pj.read_json(pa.BufferReader(lines), at_once, pj.ParseOptions(explicit_schema=RUNS))
-    return pa.Table.from_arrays(found.columns, schema=RUNS)
+    found = pj.read_json(pa.BufferReader(lines), at_once, pj.ParseOptions(explicit_schema=tables.RUNS))
+    return pa.Table.from_arrays(found.columns, schema=tables.RUNS)
 
 
 def _parts(record: RunRecord) -> dict[str, File]:
@@ -140,36 +93,61 @@ def _parts(record: RunRecord) -> dict[str, File]:
     return files
 
 
-def _metrics(warehouse: Warehouse, committed: list[RunRecord]) -> Iterator[tuple[str, File]]:
-    """The metric tables of committed runs; evaluating again replaces them."""
-    folders = [warehouse.metrics(record.dataset, record.name) for record in committed]
+def _of_runs(warehouse: Warehouse, committed: list[RunRecord]) -> Iterator[tuple[str, File]]:
+    """The tables of committed runs that are one file each, such as metrics; writing such a file again replaces it."""
+    wanted = [
+        (
+            f"{table.name}/dataset={record.dataset}/run={record.name}",
+            [_at(warehouse, place, record) for place in places],
+        )
+        for table in TABLES.values()
+        if (places := [place for place in table.places if _owner(place) == "run" and not place.endswith("/")])
+        for record in committed
+    ]
+    folders = sorted({uri.rpartition("/")[0] for _, uris in wanted for uri in uris})
     with ThreadPoolExecutor(LISTED_AT_ONCE) as threads:
-        for record, folder, there in zip(committed, folders, threads.map(storage.children, folders), strict=True):
-            for view in ("metrics", "curves"):
-                name = f"{view}.parquet"
-                if name in there:
-                    yield f"{view}/dataset={record.dataset}/run={record.name}/{name}", File(storage.join(folder, name))
+        there = dict(zip(folders, threads.map(storage.children, folders), strict=True))
+    for place, uris in wanted:
+        for folder, _, name in (uri.rpartition("/") for uri in uris):
+            if name in there[folder]:
+                yield f"{place}/{name}", File(storage.join(folder, name))
+                break
+
+
+def _at(warehouse: Warehouse, place: str, record: RunRecord) -> str:
+    return warehouse.path(place.format(dataset=record.dataset, run=record.name))
+
+
+def _owner(place: str) -> str:
+    """What a file at a table's place belongs to: a dataset's version, a training run, or a run of predictions."""
+    return {"datasets": "dataset", "checkpoints": "training"}.get(place.partition("/")[0], "run")
+
+
+def _places(owner: str) -> list[tuple[str, str]]:
+    """Names of the tables of such an owner, and their places."""
+    return [(table.name, place) for table in TABLES.values() for place in table.places if _owner(place) == owner]
 
 
 def _training(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
-    """The steps, and the metrics of the validations, of the training runs that are whole."""
-    there = {entry.name: entry for entry in storage.walk(warehouse.path("checkpoints"))}
-    complete = [run for run, _, file in (path.partition("/") for path in there) if file == "train.json"]
+    """The steps, and the metrics of the validations, of the training runs that are complete."""
+    there = {f"checkpoints/{entry.name}": entry for entry in storage.walk(warehouse.path("checkpoints"))}
+    complete = [path.split("/")[1] for path in there if path.count("/") == 2 and path.endswith("/train.json")]
     with ThreadPoolExecutor(LISTED_AT_ONCE) as threads:
-        trained = threads.map(lambda run: documents.read(TrainDocument, there[f"{run}/train.json"].uri), complete)
+        uris = [there[f"checkpoints/{run}/train.json"].uri for run in complete]
+        trained = threads.map(lambda uri: documents.read(TrainDocument, uri), uris)
         for run, document in zip(complete, trained, strict=True):
-            for view, name in (("training", "training.parquet"), ("metrics", "metrics.parquet")):
-                if f"{run}/{name}" in there:
-                    place = f"{view}/dataset={document.dataset}/run={run}/checkpoint.parquet"
-                    yield place, File(there[f"{run}/{name}"].uri)
+            for view, place in _places("training"):
+                entry = there.get(place.format(run=run))
+                if entry is not None:
+                    yield f"{view}/dataset={document.dataset}/run={run}/checkpoint.parquet", File(entry.uri)
 
 
 def _datasets(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
     """The tables of every dataset's latest version."""
-    there = {entry.name: entry for entry in storage.walk(warehouse.path("datasets"))}
-    for name in [name for name, _, file in (path.partition("/") for path in there) if file == "latest.json"]:
-        version = documents.read(LatestDocument, there[f"{name}/latest.json"].uri).version
-        for view in ("images", "annotations", "categories"):
-            entry = there.get(f"{name}/{version}/{view}.parquet")
+    there = {f"datasets/{entry.name}": entry for entry in storage.walk(warehouse.path("datasets"))}
+    for name in [path.split("/")[1] for path in there if path.count("/") == 2 and path.endswith("/latest.json")]:
+        version = documents.read(LatestDocument, there[f"datasets/{name}/latest.json"].uri).version
+        for view, place in _places("dataset"):
+            entry = there.get(place.format(dataset=name, version=version))
             if entry is not None:
                 yield f"{view}/dataset={name}/version={version}/{view}.parquet", File(entry.uri, entry.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -134,6 +135,71 @@ TRAINING = pa.schema(
         ("images_per_second", pa.float64()),  # of all workers
     ]
 )
+
+
+RUNS = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("dataset_version", pa.string(), nullable=False),
+        ("model", pa.string()),
+        ("task", pa.string()),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("predictions", pa.int64(), nullable=False),
+        pa.field("quarantined", pa.int64(), nullable=False),
+        pa.field("parts", pa.int64(), nullable=False),
+        ("seconds", pa.float64()),  # of the attempt that committed it
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),  # JSON
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the warehouse, which SQL sees as a view of the same name."""
+
+    name: str
+    schema: pa.Schema
+    partitions: tuple[str, ...] = ()
+    """Columns that stand in the made-up path of a file: dataset and version, or dataset and run."""
+    places: tuple[str, ...] = ()
+    """Where its files lie below the root, with {dataset}, {version} and {run}; of several places the first that is there.
+
+    Below `datasets/` a file belongs to a dataset's version, below `checkpoints/` to a training run, elsewhere to a committed
+    run. A place that ends in / is a folder, of whose files the commit names those that are seen.
+    """
+    grown: bool = False
+    """Whether files of earlier versions lack columns, which are null then; every file's footer is read for that."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Partitions first."""
+        return [*self.partitions, *(name for name in self.schema.names if name not in self.partitions)]
+
+
+OF_VERSION, OF_RUN = ("dataset", "version"), ("dataset", "run")
+TABLES = {
+    table.name: table
+    for table in (
+        Table("images", IMAGES, OF_VERSION, ("datasets/{dataset}/{version}/images.parquet",)),
+        Table("annotations", ANNOTATIONS, OF_VERSION, ("datasets/{dataset}/{version}/annotations.parquet",)),
+        Table("categories", CATEGORIES, OF_VERSION, ("datasets/{dataset}/{version}/categories.parquet",)),
+        Table("predictions", PREDICTIONS, OF_RUN, ("predictions/dataset={dataset}/run={run}/",)),
+        Table("outcomes", OUTCOMES, OF_RUN, ("outcomes/dataset={dataset}/run={run}/",)),
+        Table(
+            "metrics",
+            METRICS,
+            OF_RUN,
+            ("metrics/dataset={dataset}/run={run}/metrics.parquet", "checkpoints/{run}/metrics.parquet"),
+            grown=True,
+        ),
+        Table("curves", CURVES, OF_RUN, ("metrics/dataset={dataset}/run={run}/curves.parquet",)),
+        Table("training", TRAINING, OF_RUN, ("checkpoints/{run}/training.parquet",)),
+        Table("runs", RUNS),  # made of the runs' documents
+    )
+}
+"""All tables; one that is added here, or by another package, is a view."""
 
 
 def to_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:

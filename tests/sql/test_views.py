@@ -6,7 +6,7 @@ import pytest
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import StorageError
-from shardlens.pipeline.sql.views import VIEWS, snapshot
+from shardlens.pipeline.sql.views import snapshot
 from shardlens.pipeline.warehouse import tables
 from tests import small_warehouse as small
 
@@ -25,7 +25,7 @@ def test_a_snapshot_lists_the_committed_parts_with_their_sizes(tmp_path: Path) -
 
 def test_every_view_has_a_first_file_with_its_columns(tmp_path: Path) -> None:
     files = snapshot(small.create(str(tmp_path)))
-    for name, view in VIEWS.items():
+    for name, view in tables.TABLES.items():
         first = next(path for path in files if path.startswith(f"{name}/"))
         assert tables.from_bytes(files[first].data or b"").schema.equals(view.schema)
         assert first.count("=") == len(view.partitions)
