@@ -70,7 +70,7 @@ def _hints(request: Request, files: Listing, left: Sequence[tuple[str, Place]]) 
                 given.add(hint)
                 yield hint
     unread = {name for name, _ in left}
-    masks = {name for name in files.names if (place := spot(name)) is not None and place.folder}
+    masks = {name for name in files.names if (where := spot(name)) is not None and where.folder}
     if masks and masks <= unread and (reason := folders_hold_masks(files)):
         yield f"{reason}: --format masks reads them"
 

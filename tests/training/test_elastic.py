@@ -37,10 +37,13 @@ def nodes() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def workers_in(progress: Progress) -> int:
-    found = re.search(r", (\d+) workers$", progress.detail)
-    assert found is not None
-    return int(found[1])
+def workers_in(progress: Progress) -> list[int]:
+    """How many workers a step's progress names; none for what is not a step."""
+    if progress.stage != "train":
+        return []
+    named = re.search(r", (\d+) workers$", progress.detail)
+    assert named is not None
+    return [int(named[1])]
 
 
 @pytest.mark.long
@@ -58,7 +61,7 @@ def test_a_node_that_is_lost_for_good_is_done_without_until_another_joins(
     seen: list[int] = []
 
     def disturb(progress: Progress) -> None:
-        seen.append(workers_in(progress))
+        seen.extend(workers_in(progress))
         if seen.count(2) == 3:
             nodes.remove_node(second, allow_graceful=False)
         if seen.count(1) == 3:
@@ -76,7 +79,7 @@ def test_a_run_that_may_use_two_starts_with_the_one_that_fits(config: Make, node
     whole = prepare(config(run="whole", **settings))
     on_two_processes(whole, tmp_path)
     seen: list[int] = []
-    train(config(**settings), lambda progress: seen.append(workers_in(progress)))
+    train(config(**settings), lambda progress: seen.extend(workers_in(progress)))
     assert set(seen) == {1}
     assert losses(prepare(config(**settings))) == pytest.approx(losses(whole), rel=1e-3)
 

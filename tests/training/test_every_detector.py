@@ -26,6 +26,7 @@ UNLIKE: dict[str, dict[str, Any]] = {
     "efficientdet": {"epochs": 12},  # its backbone drops blocks at random, more than a few steps make good
     "ssd300_vgg16": {"dataset": "single", "epochs": 2, "learning_rate": 1e-5},  # of 300 pixels, without norms
     "fasterrcnn_resnet50_fpn": {"learning_rate": 3e-5},
+    "yolov2": {"epochs": 60, "learning_rate": 1e-3},  # objectness aims at the overlap, which grows first
     "retinanet_resnet50_fpn": {"learning_rate": 1e-4},
 }
 FILES = {name: TREES / f"shapes.{name}" for name in ("tree", "map")}
