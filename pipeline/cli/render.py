@@ -146,11 +146,13 @@ def draw(names: Sequence[str], rows: Sequence[Sequence[Any]], total: int | None 
 
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [_numeric([row[i] for row in rows]) for i in range(len(names))]
-    heads = [_head(name) for name in names]
-    natural = [
-        max(cell_len(text) for text in (*head.split("\n"), *(row[i] for row in cells))) for i, head in enumerate(heads)
-    ]
     width = shutil.get_terminal_size((160, 50)).columns
+    heads = [_cell(name) for name in names]
+    natural = [max(cell_len(text) for text in (head, *(row[i] for row in cells))) for i, head in enumerate(heads)]
+    if sum(natural) + 2 * len(natural) > width:
+        heads = [head.replace("_", "\n_") for head in heads]
+        lines = [head.split("\n") for head in heads]
+        natural = [max(cell_len(text) for text in (*lines[i], *(row[i] for row in cells))) for i in range(len(heads))]
     widths, left_out = _layout(names, natural, numeric, width)
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, columns in widths.items():
@@ -173,11 +175,6 @@ def _notes(names: Sequence[str], shown: int, total: int | None, left_out: Sequen
     if left_out:
         notes.append(f"no room for: {', '.join(_cell(names[i]) for i in left_out)} (csv and json hold all)")
     return notes
-
-
-def _head(name: str) -> str:
-    """A column's name, in lines where it has several words."""
-    return _cell(name).replace("_", "\n_")
 
 
 def _is_long(name: str, width: int) -> bool:
