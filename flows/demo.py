@@ -48,7 +48,7 @@ def demo(*, folder: Annotated[str, Parameter(help="Where the drawn images and th
         segmentation = segment(warehouse)
     show([detection, segmentation], warehouse)
     say(f"All of it took {time.monotonic() - begun:.0f} s. What was made:")
-    for place in ("datasets", "checkpoints", "predictions", "metrics", "runs"):
+    for place in ("datasets", "checkpoints", "predictions", "metrics", "curves", "runs"):
         print(f"  {warehouse}/{place}")
     print(f'Ask for more:\n  shardlens query "SELECT * FROM runs" --warehouse {warehouse}')
 

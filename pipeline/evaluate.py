@@ -1,6 +1,6 @@
 """Evaluate: score a committed run against its dataset's annotations, shard by shard, into metric tables.
 
-Each shard gives a partial, which is stored (`partials/` next to the metric tables) and reused as long as run, tasks,
+Each shard gives a partial, which is stored (in `partials/`) and reused as long as run, tasks,
 engine and images are the same; the driver merges them. An image whose annotations are not known is left out. A quarantined
 image counts as an image without predictions, so its objects are missed. Predictions that name no category of the dataset
 are not scored.
@@ -121,8 +121,11 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     named = list(zip(category_ids.to_pylist(), names.to_pylist(), strict=True))
     metrics = _table(record, [row for score in scores.values() for row in score.rows(named)], tables.METRICS)
     curves = _table(record, [row for score in scores.values() for row in score.curve_rows(named)], tables.CURVES)
-    folder = record.warehouse.metrics(record.dataset, record.name)
-    uris = (storage.join(folder, "metrics.parquet"), storage.join(folder, "curves.parquet"))
+    place = record.dataset, record.name
+    uris = (
+        storage.join(record.warehouse.metrics(*place), "metrics.parquet"),
+        storage.join(record.warehouse.curves(*place), "curves.parquet"),
+    )
     evaluation = Evaluation(
         run=record.name,
         dataset=record.dataset,
@@ -266,3 +269,6 @@ def _publish(evaluation: Evaluation, record: RunRecord) -> None:
     footer = {runs.FOOTER: json.dumps({**facts, "notes": evaluation.notes}, sort_keys=True)}
     storage.publish(evaluation.curves_uri, tables.to_bytes(evaluation.curves, footer))
     storage.publish(evaluation.metrics_uri, tables.to_bytes(evaluation.metrics, footer))
+    earlier = storage.join(record.warehouse.metrics(record.dataset, record.name), "curves.parquet")
+    if storage.exists(earlier):  # of versions up to 0.1; a folder of tables has one schema
+        storage.delete(earlier)

@@ -97,9 +97,9 @@ def add_metrics(warehouse: Warehouse, run: str, value: float, dataset: str = "sh
     plain = {"run": run, "dataset": dataset, "task": "bbox"}
     metrics = tables.from_rows([{**plain, "metric": "AP", "value": value, "support": 6}], tables.METRICS)
     point = {**plain, "category_id": 1, "category": "circle", "iou": 0.5, "recall": 0.0, "precision": 1.0}
-    folder = warehouse.metrics(dataset, run)
-    storage.publish(storage.join(folder, "metrics.parquet"), tables.to_bytes(metrics))
-    storage.publish(storage.join(folder, "curves.parquet"), tables.to_bytes(tables.from_rows([point], tables.CURVES)))
+    storage.publish(storage.join(warehouse.metrics(dataset, run), "metrics.parquet"), tables.to_bytes(metrics))
+    curves = tables.to_bytes(tables.from_rows([point], tables.CURVES))
+    storage.publish(storage.join(warehouse.curves(dataset, run), "curves.parquet"), curves)
 
 
 def add_training(warehouse: Warehouse, run: str, losses: list[float], whole: bool = True) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +18,7 @@ from shardlens.pipeline.evaluate import EvaluateConfig, evaluate
 from shardlens.pipeline.executors.base import Lost
 from shardlens.pipeline.executors.local import LocalExecutor
 from shardlens.pipeline.metrics.coco import FIGURES
+from shardlens.pipeline.query import query
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
@@ -154,11 +157,34 @@ def test_a_second_evaluation_uses_the_stored_partials(warehouse, boxes):
     assert after.metrics.equals(before.metrics)
 
 
+def test_each_folder_of_tables_has_one_schema_and_earlier_places_are_read(warehouse, boxes):
+    write_dataset(warehouse, boxes)
+    write_run(warehouse, boxes, shards=3)
+    before = run(warehouse)
+    metrics, curves, partials = (
+        folder("shapes", "r1") for folder in (warehouse.metrics, warehouse.curves, warehouse.partials)
+    )
+    assert (storage.children(metrics), storage.children(curves)) == (["metrics.parquet"], ["curves.parquet"])
+    for folder in ("metrics", "curves"):
+        files = f"{warehouse.path(folder)}/**/*.parquet"
+        with duckdb.connect() as reader:
+            assert reader.sql(f"SELECT * FROM read_parquet('{files}')").fetchall()
+    Path(curves, "curves.parquet").rename(Path(metrics, "curves.parquet"))
+    Path(partials).rename(Path(metrics, "partials"))
+    count = "SELECT count(*) AS n FROM curves"
+    assert query(warehouse.root, count)["n"].to_pylist() == [before.curves.num_rows]
+    again = Counting()
+    assert run(warehouse, executor=again).metrics.equals(before.metrics)
+    assert not again.items
+    assert not Path(metrics, "curves.parquet").exists()
+    assert query(warehouse.root, count)["n"].to_pylist() == [before.curves.num_rows]
+
+
 def test_a_damaged_partial_and_another_engine_are_computed_anew(warehouse, boxes):
     write_dataset(warehouse, boxes)
     write_run(warehouse, boxes, shards=3)
     run(warehouse)
-    folder = storage.join(warehouse.metrics("shapes", "r1"), "partials")
+    folder = warehouse.partials("shapes", "r1")
     storage.publish(storage.join(folder, storage.children(folder)[1]), b"half of a zip")
     mended, other = Counting(), Counting()
     run(warehouse, executor=mended)

@@ -49,9 +49,10 @@ def collect(
         ExecutionError: a shard's worker died at every attempt.
         StorageError: a part that cannot be read.
     """
-    folder = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")
+    folder = record.warehouse.partials(record.dataset, record.name)
+    earlier = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")  # of versions up to 0.1
     names = _names(record, stage, truth)
-    stored = _stored(folder, names)
+    stored = _stored(earlier, names) | _stored(folder, names)
     total = len(names)
     progress(Progress("evaluate", len(stored), total, "shards"))
     missing = [shard for shard in range(total) if shard not in stored]

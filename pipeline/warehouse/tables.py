@@ -194,7 +194,13 @@ TABLES = {
             ("metrics/dataset={dataset}/run={run}/metrics.parquet", "checkpoints/{run}/metrics.parquet"),
             grown=True,
         ),
-        Table("curves", CURVES, OF_RUN, ("metrics/dataset={dataset}/run={run}/curves.parquet",)),
+        Table(
+            "curves",
+            CURVES,
+            OF_RUN,
+            # the second is the place of versions up to 0.1
+            ("curves/dataset={dataset}/run={run}/curves.parquet", "metrics/dataset={dataset}/run={run}/curves.parquet"),
+        ),
         Table("training", TRAINING, OF_RUN, ("checkpoints/{run}/training.parquet",)),
         Table("runs", RUNS),  # made of the runs' documents
     )

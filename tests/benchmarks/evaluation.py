@@ -22,7 +22,8 @@ ROUNDS = 3
 
 def score(warehouse: str, engine: str) -> dict[str, float]:
     """Seconds from Parquet to tables, and the peak of the process; what an earlier evaluation kept is thrown away."""
-    shutil.rmtree(Path(warehouse, "metrics"), ignore_errors=True)
+    for folder in ("metrics", "curves", "partials"):
+        shutil.rmtree(Path(warehouse, folder), ignore_errors=True)
     with open_executor() as executor:
         begun = time.perf_counter()
         found = evaluate(EvaluateConfig("r", engine=engine, warehouse=warehouse), executor)
