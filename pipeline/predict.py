@@ -221,7 +221,7 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
     results = ShardResults(job.stage, job.shards.images.num_rows, progress, before)
     results.run(executor, missing)
     if job.record.commit is None:
-        check_quarantined(job.record, results.parts.values(), config.max_quarantined)
+        check_quarantined(job.record, list(results.parts.values()), config.max_quarantined)
         runs.commit(job.record, results.parts.values(), results.figures(begun))
     elif results.images:  # parts of a committed run were lost, and have been predicted again
         runs.recommit(job.record, results.parts.values(), job.record.commit.report)

@@ -60,7 +60,7 @@ def retry_quarantined(
     generation, shards = runs.to_retry(first, record.parts)
     results = ShardResults(job.stage, job.shards.images.num_rows, progress, first)
     results.run(executor, _quarantined(job, {shard: first[shard] for shard in shards}, generation))
-    parts = results.parts.values()
+    parts = list(results.parts.values())
     if record.commit is None:
         check_quarantined(record, parts, config.max_quarantined if max_quarantined is None else max_quarantined)
         runs.commit(record, parts, results.figures(begun))

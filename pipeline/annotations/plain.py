@@ -23,7 +23,7 @@ def read(request: Request, executor: Executor) -> Source:
 
 def recognizes(look: Look) -> str | None:
     """Everything without annotations."""
-    return "no annotations of another format" if look.request.annotations is None else None
+    return "images alone, no annotations were recognized" if look.request.annotations is None else None
 
 
 FORMAT = Format("none", read, recognizes)

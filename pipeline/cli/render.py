@@ -151,8 +151,8 @@ def draw(names: Sequence[str], rows: Sequence[Sequence[Any]], total: int | None 
     natural = [max(cell_len(text) for text in (head, *(row[i] for row in cells))) for i, head in enumerate(heads)]
     if sum(natural) + 2 * len(natural) > width:
         heads = [head.replace("_", "\n_") for head in heads]
-        lines = [head.split("\n") for head in heads]
-        natural = [max(cell_len(text) for text in (*lines[i], *(row[i] for row in cells))) for i in range(len(heads))]
+        folded = [head.split("\n") for head in heads]
+        natural = [max(cell_len(text) for text in (*folded[i], *(row[i] for row in cells))) for i in range(len(heads))]
     widths, left_out = _layout(names, natural, numeric, width)
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for i, columns in widths.items():

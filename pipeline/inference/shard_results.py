@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ExecutionError, RunError
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener, Stage
 from shardlens.pipeline.inference.bisection import isolate
 from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
+from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.runs import RunRecord, ShardParts
 
 STAGES = ("fetch", "decode", "wait", "forward", "postprocess_wait", "rows", "write")
 """Where the time of a worker goes, in seconds that overlap: wait: the device waits for images, postprocess_wait: it waits
 for rows."""
+SHOWN = 5
+"""Quarantined images whose reasons an error message lists."""
 
 
 class ShardResults:
@@ -86,7 +90,7 @@ class ShardResults:
         }
 
 
-def check_quarantined(record: RunRecord, parts: Iterable[ShardParts], allowed: float) -> None:
+def check_quarantined(record: RunRecord, parts: Sequence[ShardParts], allowed: float) -> None:
     """Refuse to commit when too many images failed.
 
     Raises:
@@ -95,10 +99,26 @@ def check_quarantined(record: RunRecord, parts: Iterable[ShardParts], allowed: f
     counts = [(p.quarantined, p.outcomes.rows) for p in parts]
     bad, images = sum(q for q, _ in counts), sum(n for _, n in counts)
     if bad > allowed * images:
-        reasons = record.warehouse.outcomes(record.dataset, record.name)
+        reasons = "".join(f"\n  {reason}" for reason in _reasons(record, parts))
+        more = f"\n  ... and {bad - SHOWN} more" if bad > SHOWN else ""
         raise RunError(
             f"run {record.name!r}: {bad} of {images} images are quarantined ({bad / images:.1%}), more than the "
-            f"{allowed:.1%} of --max-quarantined. Everything is written, the reasons too ({reasons}); try those images "
-            f"again with 'shardlens predict --retry-quarantined {record.name}', or give the same command with a larger "
-            "--max-quarantined to commit the run as it is"
+            f"{allowed:.1%} of --max-quarantined:{reasons}{more}\n"
+            "Everything is written, but the run is not committed, so queries do not show it yet. To commit it without those "
+            "images, give the same command with a larger --max-quarantined; if their files were repaired, try them again "
+            f"with 'shardlens predict --retry-quarantined {record.name}'"
         )
+
+
+def _reasons(record: RunRecord, parts: Sequence[ShardParts]) -> Iterator[str]:
+    """Why the first few images are quarantined."""
+    folder = record.warehouse.outcomes(record.dataset, record.name)
+    shown = 0
+    for part in (part for part in parts if part.quarantined):
+        table = tables.from_bytes(storage.read(storage.join(folder, part.outcomes.name)), ["status", "message"])
+        for row in table.to_pylist():
+            if row["status"] == "quarantined" and shown < SHOWN:
+                shown += 1
+                yield row["message"]
+        if shown == SHOWN:
+            return

@@ -130,9 +130,14 @@ def match(labels: Sequence[str], categories: pa.Table) -> LabelMap:
     if not any(hits):
         known = categories["name"].to_pylist()
         raise ConfigError(
-            f"none of the model's {len(unmatched)} labels ({', '.join(unmatched[:5])}, ...) names one of the "
-            f"dataset's {len(known)} categories ({', '.join(known[:5])}, ...): give matching names with --labels"
+            f"none of the model's {len(unmatched)} labels ({_some(unmatched)}) names one of the "
+            f"dataset's {len(known)} categories ({_some(known)}): give matching names with --labels"
         )
     ids = tuple(hit.category_id if hit else None for hit in hits)
     names = tuple(hit.name if hit else label for hit, label in zip(hits, labels, strict=True))
     return LabelMap(ids, names, unmatched)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, with an ellipsis if there are more."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

@@ -92,7 +92,7 @@ def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError: 
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         if _no_bucket(error):
             return BucketNotFoundError(f"{uri}: its bucket does not exist: check the spelling, or create it")
-        return LocationNotFoundError(f"{uri}: not found: check the spelling, or create it")
+        return LocationNotFoundError(f"{uri}: not found: check the spelling")
     forbidden = isinstance(error, PermissionError) or getattr(error, "status", None) in {401, 403}
     if forbidden or kinds & NO_CREDENTIALS:
         return AccessDeniedError(
