@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlens.pipeline.executors.base import Executor
 from tests.conftest import free_ports
-from tests.executors.stages import Square, calls, wait_until
+from tests.executors.stages import calls, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -56,7 +55,7 @@ JOINING = """
 import ray
 with open_executor(ExecutorConfig(kind="ray", workers="1", cpus_per_worker=0.5)) as executor:
     print(sum(outcome.value for outcome in executor.map(Square(folder), range(5))))
-    print(ray.get_runtime_context().gcs_address == os.environ["RAY_ADDRESS"], ray.is_initialized())
+    print(ray.is_initialized())
 print(ray.is_initialized())
 """
 
@@ -144,14 +143,12 @@ def commands(leader: int) -> list[str]:
     return found
 
 
-def test_a_cluster_that_is_joined_goes_on(pool: Executor, tmp_path: Path) -> None:
-    import ray
-
-    address = ray.get_runtime_context().gcs_address
-    with driver(JOINING, tmp_path, {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}) as process:
-        printed, complaints = process.communicate(timeout=120)
-    assert (printed.splitlines(), complaints) == (["30", "True True", "False"], "")
-    assert [outcome.item for outcome in pool.map(Square(tmp_path), [9])] == [9]
+def test_a_cluster_that_is_joined_goes_on(asking: tuple[str, Path], tmp_path: Path) -> None:
+    address, home = asking
+    for _ in range(2):
+        with driver(JOINING, tmp_path, {"RAY_ADDRESS": address, "HOME": str(home)}) as process:
+            printed, complaints = process.communicate(timeout=120)
+        assert (printed.splitlines(), complaints) == (["30", "True", "False"], "")
 
 
 def test_the_token_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
