@@ -177,8 +177,8 @@ class Upkeep:
         paused = (await self.client.read_deployment(self.deployment)).paused
         if paused != self.paused:
             self.paused = paused
-            said = "paused on Prefect's page: nothing is started until it is resumed there" if paused else "resumed"
-            print(f"the schedule was {said}", file=sys.stderr, flush=True)
+            state = "paused on Prefect's page: nothing is started until it is resumed there" if paused else "resumed"
+            print(f"the schedule was {state}", file=sys.stderr, flush=True)
 
     async def _runs(self, types: Sequence[StateType]) -> list[FlowRun]:
         """The deployment's flow runs in a state of these types."""

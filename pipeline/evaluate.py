@@ -103,7 +103,7 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     """Score a run and write its metric tables.
 
     Raises:
-        RunError: the run does not exist or is not whole, or the dataset's annotations are of another kind.
+        RunError: the run does not exist or is not complete, or the dataset's annotations are of another kind.
         DatasetError: the dataset has no annotations.
         StorageError: a part that cannot be read.
     """

@@ -225,7 +225,7 @@ def _write_list(file: IO[str], items: Iterable[str]) -> None:
 
 
 def _published(output: str, write: Callable[[IO[str]], None]) -> str:
-    """Write into a file of this machine, then publish it whole."""
+    """Write into a file of this machine, then publish it atomically."""
     uri = storage.normalize(output)
     with tempfile.TemporaryDirectory(prefix="shardlens-") as folder:
         path = Path(folder, "export.json")

@@ -1,6 +1,6 @@
 """A training run's network as Darknet's own files, for the programs that read those: .weights, .cfg and .names.
 
-That of a YOLO9000 has its .tree, and its .map if there is one, beside them, under the names that its .cfg has.
+That of a YOLO9000 has its .tree, and its .map if there is one, next to them, under the names that its .cfg has.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class DarknetFiles:
 
 
 def export_darknet(warehouse: Warehouse, run: str, output: str) -> DarknetFiles:
-    """Write the network that a training run ended with to `output`, a .weights file, its .cfg and .names beside it.
+    """Write the network that a training run ended with to `output`, a .weights file, its .cfg and .names next to it.
 
     Raises:
         ConfigError: the network is none of Darknet's, or `output` no .weights file.
         WeightsError: there is no such training run, or it has no checkpoint yet.
     """
     if not output.endswith(SUFFIX):
-        raise ConfigError(f"--output {output}: expected the URI of a {SUFFIX} file; .cfg and .names go beside it")
+        raise ConfigError(f"--output {output}: expected the URI of a {SUFFIX} file; .cfg and .names go next to it")
     resolved = resolve(NetworkConfig(weights=warehouse.checkpoints(run)))
     network = load_network(resolved)
     if not isinstance(network, DarknetDetector):
@@ -46,8 +46,8 @@ def export_darknet(warehouse: Warehouse, run: str, output: str) -> DarknetFiles:
     trees = _tree_files(network)
     files = DarknetFiles(output, f"{stem}.cfg", f"{stem}.names")
     storage.publish(files.weights, network.save_darknet())
-    beside = {kind: f"{stem.rpartition('/')[2]}.{kind}" for kind in trees}
-    storage.publish(files.cfg, exchange(network.cfg, beside).encode())
+    companions = {kind: f"{stem.rpartition('/')[2]}.{kind}" for kind in trees}
+    storage.publish(files.cfg, exchange(network.cfg, companions).encode())
     for kind, text in trees.items():
         storage.publish(f"{stem}.{kind}", text.encode())
     storage.publish(files.names, "".join(f"{label}\n" for label in resolved.labels).encode())

@@ -78,7 +78,7 @@ def fuse(config: FuseConfig, progress: ProgressListener = no_progress) -> FuseRe
     """Fuse the boxes of runs, image by image, and commit what comes of it; masks are left behind.
 
     Raises:
-        RunError: a run does not exist or is not whole, holds regions, or is of another dataset, version or split than
+        RunError: a run does not exist or is not complete, holds regions, or is of another dataset, version or split than
             the first; or the new run's name is taken by something else.
     """
     warehouse = Warehouse(config.warehouse)
@@ -148,16 +148,16 @@ def _publish_all(
     predictions = [_Rows(source.prediction_parts(), tables.PREDICTIONS, COLUMNS) for source in sources]
     parts, done = [], 0
     for shard in range(record.shards):
-        said = [rows.take(config.shard_size) for rows in outcomes]
-        ids = said[0]["image_id"].to_pylist()
-        for source, other in zip(sources, said, strict=True):
+        outcome_tables = [rows.take(config.shard_size) for rows in outcomes]
+        ids = outcome_tables[0]["image_id"].to_pylist()
+        for source, other in zip(sources, outcome_tables, strict=True):
             if other["image_id"].to_pylist() != ids:
                 raise RunError(
                     f"runs {sources[0].name!r} and {source.name!r} are of different images: predict them again"
                 )
         found = [rows.until(ids[-1]) for rows in predictions]
         rows = _fused(ids, found, weights, config.iou)
-        parts.append(runs.publish(record, shard, rows, _outcomes(said, rows)))
+        parts.append(runs.publish(record, shard, rows, _outcomes(outcome_tables, rows)))
         done += len(ids)
         progress(Progress("fuse", done, images))
     return parts
@@ -241,11 +241,11 @@ def _image_rows(image_id: int, fused: Found, categories: Sequence[tuple[int | No
         }
 
 
-def _outcomes(said: Sequence[pa.Table], rows: pa.Table) -> pa.Table:
+def _outcomes(outcome_tables: Sequence[pa.Table], rows: pa.Table) -> pa.Table:
     """An image is ok if any run could predict it; else it stays as the first run has it."""
     counts = dict(zip(*np.unique(rows["image_id"].to_numpy(), return_counts=True), strict=True))
     made = []
-    for each in zip(*(table.to_pylist() for table in said), strict=True):
+    for each in zip(*(table.to_pylist() for table in outcome_tables), strict=True):
         best = next((row for row in each if row["status"] == "ok"), each[0])
         made.append({**best, "predictions": int(counts.get(best["image_id"], 0))})
     return tables.from_rows(made, tables.OUTCOMES)

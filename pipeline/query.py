@@ -51,7 +51,7 @@ def connect(warehouse: str) -> DuckDBPyConnection:
     """Open a locked connection with the views of a warehouse, as it is now.
 
     The views `images`, `annotations` and `categories` show every dataset at its latest version; `predictions`,
-    `outcomes`, `metrics`, `curves` and `runs` show committed runs, `training` the steps of whole training runs and
+    `outcomes`, `metrics`, `curves` and `runs` show committed runs, `training` the steps of complete training runs and
     `metrics` their validations too. WHERE on `run`, `dataset` or `version` leaves the other files' rows unread. What is
     committed later is seen by the next connection.
 

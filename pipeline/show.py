@@ -87,10 +87,10 @@ def show(config: ShowConfig) -> ShowReport:
         if isinstance(decoded, Failure):
             failures.append(decoded.message)
             continue
-        whole = ensure_decoded(decoded)
+        full = ensure_decoded(decoded)
         own = [row for row in rows if row["image_id"] == image.image_id]
-        drawn = [upright(row, whole, _label(row), _color(row, subject.categories)) for row in _largest_first(own)]
-        pictures.append(draw(whole.pixels, drawn, config.width))
+        drawn = [upright(row, full, _label(row), _color(row, subject.categories)) for row in _largest_first(own)]
+        pictures.append(draw(full.pixels, drawn, config.width))
         names.append(image.file_name)
     if not pictures:
         raise DatasetError(f"none of the {len(images)} images can be read: {failures[0]}")

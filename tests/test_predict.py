@@ -157,7 +157,9 @@ def test_an_image_that_fails_costs_no_neighbor(warehouse: str, local: Executor, 
 
 
 def test_too_many_failures_fail_the_run_after_all_is_written(warehouse: str, local: Executor) -> None:
-    with pytest.raises(RunError, match=r"1 of 20 images are quarantined \(5.0%\), more than the 1.0%.*\n  \S.*\n.*not committed"):
+    with pytest.raises(
+        RunError, match=r"1 of 20 images are quarantined \(5.0%\), more than the 1.0%.*\n  \S.*\n.*not committed"
+    ):
         predict(config(warehouse, "raise_on=7"), local)
     assert len(all_bytes(warehouse)) == 8
     assert predict(config(warehouse, "raise_on=7", max_quarantined=0.05), local).resumed_shards == 4

@@ -50,7 +50,7 @@ def choose_frame(asked: AskedFrame, source: Source, inspected: list[Inspected]) 
     """Choose the frame of the annotations by what they and the headers tell."""
     if source.sidecar is None and source.annotations.num_rows == 0:
         return FrameChoice("stored")
-    return choose(asked, _orientations(inspected), _header_sizes(inspected), _told(source, inspected))
+    return choose(asked, _orientations(inspected), _header_sizes(inspected), _stated(source, inspected))
 
 
 def assemble(source: Source, inspected: list[Inspected], problems: Problems, frame: Frame = "stored") -> Assembled:
@@ -66,15 +66,15 @@ def assemble(source: Source, inspected: list[Inspected], problems: Problems, fra
     header = _header_sizes(inspected)
     turns = _orientations(inspected) if frame == "upright" else np.ones(len(header), np.int64)
     seen = upright_sizes(turns, header)
-    told = _told(source, inspected)
+    stated = _stated(source, inspected)
     if "no-images" in problems.counts:
-        header = seen = told  # what predictions of absent images are measured by
-    _check_sizes(source, seen, told, flags, problems)
+        header = seen = stated  # what predictions of absent images are measured by
+    _check_sizes(source, seen, stated, flags, problems)
     _check_names(source, flags, problems)
     images = _images(source, header, flags)
     annotations = _collect(source, images, inspected)
     settled = source.categorize(annotations, problems)
-    annotations = _finish(settled.annotations, images, np.where(seen > 0, seen, told), problems)
+    annotations = _finish(settled.annotations, images, np.where(seen > 0, seen, stated), problems)
     images = _flag_owners(images, annotations, "mask-of-another-size")
     if (turns > 1).any():
         images = images.append_column(COLUMN, pa.array(turns, COLUMN.type, mask=turns == 1))
@@ -135,25 +135,25 @@ def _check_absence(source: Source, faults: Sequence[Fault], first: str, problems
     )
 
 
-def _told(source: Source, inspected: list[Inspected]) -> Sizes:
+def _stated(source: Source, inspected: list[Inspected]) -> Sizes:
     """Sizes as the annotations tell them, from the one file or the images' own."""
     columns = [source.images[side].fill_null(-1).to_numpy() for side in ("width", "height")]
     listed = np.stack(columns, axis=1).astype(np.int64)
-    own = np.array([size or (-1, -1) for batch in inspected for size in batch.told], np.int64).reshape(-1, 2)
+    own = np.array([size or (-1, -1) for batch in inspected for size in batch.stated], np.int64).reshape(-1, 2)
     return np.where(own > 0, own, listed)
 
 
-def _check_sizes(source: Source, header: Sizes, told: Sizes, flags: Flags, problems: Problems) -> None:
+def _check_sizes(source: Source, header: Sizes, stated: Sizes, flags: Flags, problems: Problems) -> None:
     names = source.images["file_name"]
-    differ = (header > 0).all(axis=1) & (told >= 0).all(axis=1) & (header != told).any(axis=1)
+    differ = (header > 0).all(axis=1) & (stated >= 0).all(axis=1) & (header != stated).any(axis=1)
     flags.report(
         "size-mismatch",
         differ,
         problems,
         lambda row: (
-            f"{names[row]}: {told[row][0]} x {told[row][1]} in the annotations, "
+            f"{names[row]}: {stated[row][0]} x {stated[row][1]} in the annotations, "
             f"{header[row][0]} x {header[row][1]} in the image's header"
-            + (" (the annotations seem to be of the turned image)" if (told[row] == header[row][::-1]).all() else "")
+            + (" (the annotations seem to be of the turned image)" if (stated[row] == header[row][::-1]).all() else "")
         ),
     )
 

@@ -57,7 +57,7 @@ class Inspected:
     first: int
     headers: tuple[Header | None, ...]
     """None if it could not be read."""
-    told: tuple[tuple[int, int] | None, ...]
+    stated: tuple[tuple[int, int] | None, ...]
     """(width, height) as the image's annotation file gives it."""
     annotations: pa.Table
     """Rows of `tables.ANNOTATIONS`; image_id is the image's row."""
@@ -95,12 +95,12 @@ class Inspect:
         if self.policy is not None:
             faults += _undecodable(batch, headers, self.policy)
         rows = RowBuffer(tables.ANNOTATIONS)
-        told = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(headers)
+        stated = _parse(self.sidecar, batch, rows, faults) if self.sidecar else (None,) * len(headers)
         faults.sort(key=lambda fault: fault[0])
         digests = tuple(
             hashlib.sha256(data).digest()[:16] if isinstance(data, bytes) and data else None for data in heads
         )
-        return Inspected(batch.first, headers, told, rows.table(), tuple(faults), digests)
+        return Inspected(batch.first, headers, stated, rows.table(), tuple(faults), digests)
 
 
 def _read(places: list[Place]) -> list[bytes | StorageError]:
@@ -158,7 +158,7 @@ def _undecodable(batch: Batch, headers: Sequence[Header | None], policy: DecodeP
 
 def _parse(sidecar: Sidecar, batch: Batch, rows: RowBuffer, faults: list[Fault]) -> tuple[tuple[int, int] | None, ...]:
     """Parse the annotation file of each image that has one, into `rows`."""
-    told: list[tuple[int, int] | None] = [None] * len(batch.images)
+    stated: list[tuple[int, int] | None] = [None] * len(batch.images)
     having = [(i, place) for i, place in enumerate(batch.sidecars) if place is not None]
     for (i, (uri, _, _)), data in zip(having, _read([place for _, place in having]), strict=True):
         row, name = batch.first + i, batch.file_names[i]
@@ -169,11 +169,11 @@ def _parse(sidecar: Sidecar, batch: Batch, rows: RowBuffer, faults: list[Fault])
         except (DatasetError, ImageError, StorageError) as error:
             faults.append((row, "unreadable-annotation", f"{name}: {error}"))
             continue
-        told[i] = parsed.size
+        stated[i] = parsed.size
         faults.extend((row, kind, text) for kind, text in parsed.problems)
         for annotation in parsed.rows:
             rows.add({**annotation, "image_id": row})
-    return tuple(told)
+    return tuple(stated)
 
 
 def batches(images: pa.Table) -> Iterator[Batch]:

@@ -47,7 +47,7 @@ def build_app() -> App:
     app = App(
         name="shardlens",
         help_formatter=Grouped(),
-        help="Detection and segmentation over whole image datasets.",
+        help="Object detection and image segmentation over whole datasets.",
         version=version("shardlens"),
         suppress_keyboard_interrupt=False,
     )

@@ -29,5 +29,5 @@ def doctor(
 
 def line(finding: Finding) -> str:
     """Write a finding, its remedy below it."""
-    said = f"{finding.state:<4}  {finding.part:<9}  {finding.found}"
-    return f"{said}\n                 {finding.remedy}" if finding.remedy else said
+    line = f"{finding.state:<4}  {finding.part:<9}  {finding.found}"
+    return f"{line}\n                 {finding.remedy}" if finding.remedy else line

@@ -35,9 +35,9 @@ def export(
         print_result(files, printed, [f"written: {files.weights}, {files.cfg}, {files.names}"])
         return
     report = export_coco(open_committed(Warehouse(warehouse), run), normalize(output), chosen)
-    said = [f"{report.rows} predictions written to {report.uri}"]
+    lines = [f"{report.rows} predictions written to {report.uri}"]
     if report.left_out:
-        said.append(f"{report.left_out} left out: their labels are no category of the dataset")
+        lines.append(f"{report.left_out} left out: their labels are no category of the dataset")
     if report.not_chosen:
-        said.append(f"{report.not_chosen} not chosen by --score-threshold, --split or --where")
-    print_result(report, printed, said)
+        lines.append(f"{report.not_chosen} not chosen by --score-threshold, --split or --where")
+    print_result(report, printed, lines)

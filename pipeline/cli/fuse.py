@@ -14,5 +14,5 @@ def fuse(config: Annotated[FuseConfig, Flat], *, output: Annotated[Output, Flat]
     with progress_bars() as progress:
         report = fuse_runs(config, progress)
     before = ", ".join(f"{name} {count}" for name, count in report.fused_from.items())
-    said = f"run {report.run}: {report.predictions} boxes in {report.images} images of {report.dataset}"
-    print_result(report, output, [said, f"  fused from {before}; {report.uri}"])
+    summary = f"run {report.run}: {report.predictions} boxes in {report.images} images of {report.dataset}"
+    print_result(report, output, [summary, f"  fused from {before}; {report.uri}"])

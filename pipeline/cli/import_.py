@@ -12,6 +12,6 @@ def import_(config: Annotated[ImportConfig, Flat], *, output: Annotated[Output, 
     """Import COCO results made elsewhere as a committed run, to evaluate and query it like any other."""
     with progress_bars() as progress:
         report = import_coco(config, progress)
-    said = f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
+    summary = f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
     notes = [f"  {note}" for note in report.notes]
-    print_result(report, output, [said, f"  {report.empty_images} images have none; {report.uri}", *notes])
+    print_result(report, output, [summary, f"  {report.empty_images} images have none; {report.uri}", *notes])

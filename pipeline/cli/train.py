@@ -48,7 +48,7 @@ def lines(report: TrainReport) -> list[str]:
     from shardlens.pipeline.training.curves import SHOWN
 
     losses = ", ".join(f"{name} {value:.4f}" for name, value in report.losses.items() if name != "loss")
-    said = [
+    lines = [
         f"run {report.run}: {report.epochs} epochs of {report.images} images of {report.dataset}@{report.dataset_version}",
         f"  loss {report.first_loss:.4f} -> {report.losses['loss']:.4f} ({losses})",
         f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, waited {report.data_wait:.0%} for images",
@@ -57,9 +57,9 @@ def lines(report: TrainReport) -> list[str]:
     ]
     if report.best:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in report.best.items() if name in SHOWN)
-        said.insert(2, f"  validated on {report.val_split}, best after epoch {report.best['epoch']:.0f}: {figures}")
+        lines.insert(2, f"  validated on {report.val_split}, best after epoch {report.best['epoch']:.0f}: {figures}")
     if report.initialized:
-        said.append(f"  {report.initialized}")
+        lines.append(f"  {report.initialized}")
     if report.left_out:
-        said.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
-    return said
+        lines.append("  left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
+    return lines

@@ -1,4 +1,4 @@
-"""Images of a shard, fetched many at once and decoded by threads, in their order; a failing one costs no neighbor."""
+"""Images of a shard, fetched many at once and decoded by threads, in their order; a failing one does not affect the others."""
 
 from __future__ import annotations
 

@@ -64,9 +64,9 @@ def size_of(image_id: int, truth: Sequence[Region], predicted: Sequence[Region])
     """
     sizes = {(rle.height, rle.width): side for side, rs in (("true", truth), ("predicted", predicted)) for _, rle in rs}
     if len(sizes) > 1:
-        said = ", ".join(f"{side} {height} x {width}" for (height, width), side in sorted(sizes.items()))
+        differing = ", ".join(f"{side} {height} x {width}" for (height, width), side in sorted(sizes.items()))
         raise DatasetError(
-            f"image {image_id}: its masks differ in height x width ({said}), expected one size: "
+            f"image {image_id}: its masks differ in height x width ({differing}), expected one size: "
             "the dataset's masks or the imported predictions belong to another image"
         )
     return next(iter(sizes), None)

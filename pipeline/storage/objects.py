@@ -69,7 +69,7 @@ def _read_file(path: str, offset: int, length: int) -> bytes:
 
 
 def read_many(ranges: Sequence[tuple[str, int | None, int | None]]) -> list[bytes | StorageError]:
-    """Read many (uri, offset, length) at once, None = the whole object; a place that fails costs no neighbor.
+    """Read many (uri, offset, length) at once, None = the whole object; a place that fails does not affect the others.
 
     Returns:
         Bytes or the error, in the order of `ranges`.

@@ -127,7 +127,7 @@ class Loop:
             stepper.check_memory(largest_sample(job.config, trial, self.data.images))
 
     def resume(self) -> None:
-        """Go on from the last checkpoint that is whole; the first worker says which one that is.
+        """Go on from the last complete checkpoint; the first worker says which one that is.
 
         Raises:
             StorageError: the others cannot read it.

@@ -160,7 +160,7 @@ def newest(folder: str) -> Saved | None:
 
 
 def sweep(folder: str, keep: int, reached: TrainingState) -> None:
-    """Remove all but the last `keep` checkpoints up to now, the best one, and what is not whole or of a later step."""
+    """Remove all but the last `keep` checkpoints up to now, the best one, and what is incomplete or of a later step."""
     steps = steps_below(folder)
     past = [step for step in steps if step <= reached.step and whole_step(folder, step)]
     for step in steps:

@@ -42,9 +42,9 @@ class Initialized:
             reasons.setdefault(why if why == "not in the model" else "of another shape", []).append(
                 name if why == "not in the model" else f"{name} ({why})"
             )
-        said = [f"{len(self.matched)} tensors of {self.where} fit"]
-        said += [f"left out {_some(names)}: {why}" for why, names in sorted(reasons.items())]
-        return "; ".join([*said, f"random at first: {_some(self.missing)}"] if self.missing else said)
+        parts = [f"{len(self.matched)} tensors of {self.where} fit"]
+        parts += [f"left out {_some(names)}: {why}" for why, names in sorted(reasons.items())]
+        return "; ".join([*parts, f"random at first: {_some(self.missing)}"] if self.missing else parts)
 
 
 def read_init(uri: str) -> bytes:

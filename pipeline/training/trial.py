@@ -89,7 +89,7 @@ class Smallest:
 
     height: int
     width: int
-    said: str
+    description: str
     """Which it is."""
 
 
@@ -100,12 +100,12 @@ def smallest_input(config: TrainConfig, trial: Trial, images: Sequence[ImageRef]
         return Smallest(high, wide, f"a crop of {wide}x{high} pixels")
     found = min(images, key=lambda image: min(trial.rule.shape(image.height or 0, image.width or 0)))
     height, width = found.height or 0, found.width or 0
-    said = f"image {found.image_id} ({found.file_name}) of {width}x{height} pixels"
+    description = f"image {found.image_id} ({found.file_name}) of {width}x{height} pixels"
     if not config.multi_scale or trial.learns.objects:
-        return Smallest(height, width, said)
+        return Smallest(height, width, description)
     factor = 1 - config.multi_scale
     high, wide = (max(1, round(side * factor)) for side in (height, width))
-    return Smallest(high, wide, f"{said}, made smaller by multi_scale,")
+    return Smallest(high, wide, f"{description}, made smaller by multi_scale,")
 
 
 def check_largest(rule: InputRule, images: Sequence[ImageRef]) -> None:
@@ -135,7 +135,7 @@ def check_smallest(trial: Trial, smallest: Smallest, model: str) -> None:
     error = trial.error(smallest.height, smallest.width)
     if error is not None and trial.error(LARGE, LARGE) is None:
         raise ConfigError(
-            f"{smallest.said} is too small for {model}, which sees it as {seen[1]}x{seen[0]} ({error}): expected larger "
+            f"{smallest.description} is too small for {model}, which sees it as {seen[1]}x{seen[0]} ({error}): expected larger "
             "images; leave it out of the dataset, or choose a model or options (min_size, image_size, crop) for small ones"
         )
 
