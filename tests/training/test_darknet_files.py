@@ -87,7 +87,7 @@ def test_a_trained_tree_leaves_with_its_tree_and_map(
 
 
 def test_what_cannot_be_darknets(config: Callable[..., TrainConfig], warehouse: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected the URI of a .weights file; .cfg and .names go beside it"):
+    with pytest.raises(ConfigError, match=r"expected the URI of a .weights file; .cfg and .names go next to it"):
         export_darknet(Warehouse(warehouse), "r", "out.bin")
     with pytest.raises(WeightsError, match="no weights at"):
         export_darknet(Warehouse(warehouse), "r", "out.weights")
