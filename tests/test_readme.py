@@ -77,6 +77,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and checkpoints by the names that the READMEs give them."""
     place = tmp_path_factory.mktemp("readme")
     draw_dataset(place / "data", {"train": 12, "val": 6}, size=64)
+    truth, images = str(place / "data" / "instances_val.json"), str(place / "data" / "val" / "images")
+    demo = IngestConfig(
+        "shapes", images=images, annotations=truth, split="val", warehouse=str(place / "demo/warehouse")
+    )
+    ingest(demo, LocalExecutor())
     networks: tuple[tuple[str, str, dict[str, int]], ...] = (
         ("checkpoints/detector", "fcos_small", {}),
         ("checkpoints/segmenter", "unet", {"width": 4, "depth": 2}),
@@ -90,11 +95,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "yolo.names").write_text("disc\nsquare\ntriangle\n")
     network = models.build("darknet", 3, {"cfg": TINY_CFG})
     (place / "yolo.weights").write_bytes(network.save_darknet())
-    truth, images = str(place / "data" / "instances_val.json"), str(place / "data" / "val" / "images")
-    demo = IngestConfig(
-        "shapes", images=images, annotations=truth, split="val", warehouse=str(place / "demo/warehouse")
-    )
-    ingest(demo, LocalExecutor())
     return place
 
 

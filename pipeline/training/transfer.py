@@ -88,7 +88,7 @@ def initialize(network: nn.Module, data: bytes, where: str) -> Initialized:
     found = match(own, state)
     if not any(own[name].ndim > 1 for name in found.taken):
         raise WeightsError(
-            f"{where}: none of its {len(state)} tensors fits the model by name and shape; it has {_some(list(state))}, "
+            f"{where}: none of its {len(state)} tensors fits the model by name and shape; it has {_some(sorted(state))}, "
             f"the model {_some(list(own))}: is it another network's?"
         )
     network.load_state_dict({place: state[name] for place, name in found.taken.items()}, strict=False)

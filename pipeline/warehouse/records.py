@@ -13,7 +13,7 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import LocationNotFoundError, RunError, StorageError
 from shardlens.pipeline.warehouse import documents
 from shardlens.pipeline.warehouse.documents import Commit, RunDocument, ShardParts
-from shardlens.pipeline.warehouse.layout import NAME, Warehouse
+from shardlens.pipeline.warehouse.layout import NAME, Warehouse, read_json
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,11 @@ def begin(record: RunRecord) -> RunRecord:
 def setting(folder: str, name: str) -> Any:
     """A setting of the run whose run.json lies in `folder`; None if no run was begun there or it has no such setting."""
     uri = storage.join(folder, "run.json")
-    return documents.read(RunDocument, uri).settings.get(name) if storage.exists(uri) else None
+    if not storage.exists(uri):
+        return None
+    document = read_json(uri)  # of a training run, too, which has other fields
+    settings = document.get("settings") if isinstance(document, dict) else None
+    return settings.get(name) if isinstance(settings, dict) else None
 
 
 def difference(there: RunRecord, here: RunRecord) -> str:

@@ -76,7 +76,9 @@ def test_a_whole_model_of_other_classes_gives_all_but_its_head(tmp_path: Path) -
 
 
 def test_nothing_that_fits_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"none of its \d+ tensors fits the model.*encoder.*is it another network's"):
+    with pytest.raises(
+        WeightsError, match=r"none of its \d+ tensors fits the model.*classifier.*is it another network's"
+    ):
         initialize(models.build("fcos", 4, FCOS_OPTIONS), Path(a_unet(tmp_path, 3)).read_bytes(), "unet")
 
 
@@ -165,7 +167,7 @@ def test_a_network_without_a_backbone_has_no_factor_for_it() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"transfer": "feature-extractor"}, "init is None: expected URI of weights to start from"),
+        ({"transfer": "feature-extractor"}, "init is None: expected the URI of initial weights"),
         ({"transfer": "scratch", "init": "x"}, "init is 'x': expected none, with --transfer scratch"),
         ({"transfer": "frozen"}, "transfer is 'frozen': expected one of scratch, feature-extractor"),
         ({"head_epochs": 0}, "head_epochs is 0"),
