@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shardlens.pipeline import masks
 from shardlens.pipeline.images.decode import Decoded
-from shardlens.pipeline.images.orientation import boxes_xywh_to_stored_frame, rle_to_stored_frame
+from shardlens.pipeline.images.orientation import boxes_xywh_to_stored_frame, inverse, rle_to_stored_frame
 from shardlens.pipeline.masks import Rle
 
 Rgb = npt.NDArray[np.uint8]
@@ -26,8 +26,6 @@ PALETTE: tuple[Color, ...] = (
 """Colors that the color-blind can tell apart, after Okabe and Ito, https://jfly.uni-koeln.de/color/."""
 OPACITY = 0.45
 """Of a mask on its image."""
-UPRIGHT_BY = {6: 8, 8: 6}
-"""EXIF orientation -> the one that turns its image back; the others undo themselves."""
 GAP = 6
 """Pixels between the images of a sheet."""
 
@@ -45,7 +43,7 @@ class Drawable:
 
 def upright(row: Mapping[str, Any], image: Decoded, label: str, color: Color) -> Drawable:
     """A row of the predictions or annotations table, turned from the stored image's frame into the upright one."""
-    turn = UPRIGHT_BY.get(image.orientation, image.orientation)
+    turn = inverse(image.orientation)
     height, width = image.upright
     box, rle = None, None
     if row["bbox"] is not None and row["kind"] != "region":

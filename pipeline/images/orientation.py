@@ -35,6 +35,11 @@ class Stored(Protocol):
         """In pixels."""
 
 
+def inverse(orientation: int) -> int:
+    """The EXIF orientation that turns an image back; all but the quarter turns undo themselves."""
+    return {6: 8, 8: 6}.get(orientation, orientation)
+
+
 def turned_shape(image: Stored) -> tuple[int, int]:
     """Height and width of the upright image."""
     return (image.width, image.height) if image.orientation >= 5 else (image.height, image.width)

@@ -20,13 +20,10 @@ from shardlens.models.tasks import MODEL_TASKS, ModelTask
 from shardlens.pipeline import masks
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.images.decode import Decoded
-from shardlens.pipeline.images.orientation import Pixel, mask_to_stored_frame, to_stored_frame
+from shardlens.pipeline.images.orientation import Pixel, inverse, mask_to_stored_frame, to_stored_frame
 from shardlens.pipeline.masks.rle import Rle
 
 Row = Mapping[str, Any]
-
-UNDONE_BY = {6: 8, 8: 6}
-"""EXIF orientation -> the one that turns its image back; the others undo themselves."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +189,10 @@ def _resized(map_hw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _upright(map_hw: npt.NDArray[Pixel], decoded: Decoded) -> npt.NDArray[Pixel]:
-    return mask_to_stored_frame(map_hw, UNDONE_BY.get(decoded.orientation, decoded.orientation))
+    return mask_to_stored_frame(map_hw, inverse(decoded.orientation))
 
 
 def _turned_back(decoded: Decoded) -> Decoded:
     """The stored image seen as one whose "stored" frame is the upright one: the way there is then a way back."""
     height, width = decoded.pixels.shape[:2]
-    return Decoded(decoded.pixels, UNDONE_BY.get(decoded.orientation, decoded.orientation), height, width)
+    return Decoded(decoded.pixels, inverse(decoded.orientation), height, width)
