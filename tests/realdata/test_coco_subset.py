@@ -49,17 +49,18 @@ def yolo(realdata: Path, name: str, warehouse: str, run: str) -> PredictConfig:
 
 
 @pytest.mark.parametrize(
-    ("name", "ap", "ap50"), [("yolo-fastest-1.1-xl", 0.191, 0.392), ("yolo-fastest-1.1", 0.139, 0.293)]
+    ("name", "ap", "ap50"), [("yolo-fastest-1.1-xl", 0.1947, 0.394), ("yolo-fastest-1.1", 0.1415, 0.293)]
 )
 def test_the_detectors_score_what_is_known_of_them(
     realdata: Path, warehouse: str, local: Executor, name: str, ap: float, ap50: float
 ) -> None:
+    """Their published boxes leave the image and score 0.191 and 0.139, measured elsewhere; clipped they score this."""
     report = predict(yolo(realdata, name, warehouse, name), local)
     assert (report.images, report.quarantined, report.unmatched_labels) == (206, 0, ())
     scored = evaluate(EvaluateConfig(name, warehouse=warehouse), local)
     found = {metric: value for task, metric, value in scored.summary() if task == "bbox"}
-    assert found["AP"] == pytest.approx(ap, abs=0.003)
-    assert found["AP50"] == pytest.approx(ap50, abs=0.003)
+    assert found["AP"] == pytest.approx(ap, abs=0.001)
+    assert found["AP50"] == pytest.approx(ap50, abs=0.001)
 
 
 def test_bf16_scores_as_fp32_does(realdata: Path, warehouse: str, local: Executor) -> None:
