@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Generic, TypeVar
 
 import ray
 import ray.train
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig, get_device
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -105,21 +105,23 @@ def run_gang(gang: Gang[Result], config: ExecutorConfig, progress: ProgressListe
         environment = cluster.environment(ANYWHERE | patience | (ONE_NODE if len(nodes) == 1 else {}))
         with environment, tempfile.TemporaryDirectory(prefix="shardlens-train-") as folder:
             queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _here()})
-            training = _start(gang, config, queue, folder)
+            over = Event()
+            training = _start(gang, config, queue, folder, over)
             try:
                 return _listen(training, queue, progress)
             finally:
+                over.set()
                 queue.shutdown(force=True)  # without which the workers stop too, should they still be at work
                 wait([training], FAREWELL_S)
 
 
-def _start(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str) -> Future[Result]:
+def _start(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str, over: Event) -> Future[Result]:
     """Train in a thread of its own: in the main one Ray would take Ctrl-C over, and not give it back."""
     training: Future[Result] = Future()
 
     def run() -> None:
         try:
-            training.set_result(_fit(gang, config, queue, folder))
+            training.set_result(_fit_again(gang, config, queue, folder, over))
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, which raises it
             training.set_exception(error)
 
@@ -136,6 +138,28 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(**{**arguments, **self._policies})
+
+
+def _fit_again(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str, over: Event) -> Result:
+    """Train; should Ray's controller of the workers die, which they do with it, a new one resumes from the last checkpoint.
+
+    Raises:
+        ExecutionError: controllers died more often than workers may, in a row, without a new checkpoint in between.
+    """
+    deaths, newest = 0, gang.newest()
+    while True:
+        try:
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                return _fit(gang, config, queue, own)
+        except RayActorError as error:
+            before, newest = newest, gang.newest()
+            deaths = deaths + 1 if newest == before else 1
+            if over.is_set() or deaths > gang.max_failures:
+                raise ExecutionError(
+                    f"Ray's controller of the training died {deaths} times ({str(error).strip().splitlines()[-1].strip()}): "
+                    "look at the memory of the machine that gave the command, then run the same command again, which "
+                    "resumes from the last checkpoint"
+                ) from error
 
 
 def _fit(gang: Gang[Result], config: ExecutorConfig, queue: Queue, folder: str) -> Result:

@@ -135,9 +135,12 @@ def parse_json(uri: str, data: bytes) -> Any:
         StorageError: it is not JSON.
     """
     try:
-        return json.loads(data)
+        document = json.loads(data)
+        if b"\\ud" in data.lower():  # an escaped surrogate, which only as one of a pair stands for a character
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{uri} is not JSON ({error}): {RESTORE}") from None
+    return document
 
 
 def to_json(document: Any) -> bytes:

@@ -13,7 +13,7 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import LocationNotFoundError, RunError, StorageError
 from shardlens.pipeline.warehouse import documents
 from shardlens.pipeline.warehouse.documents import Commit, RunDocument, ShardParts
-from shardlens.pipeline.warehouse.layout import NAME, Warehouse, read_json
+from shardlens.pipeline.warehouse.layout import NAME, RESTORE, Warehouse, read_json
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,12 @@ def _record(warehouse: Warehouse, name: str, record: bytes, commit: bytes | None
     folder = warehouse.run(name)
     asked = documents.parse(RunDocument, storage.join(folder, "run.json"), record)
     done = None if commit is None else documents.parse(Commit, storage.join(folder, "commit.json"), commit)
+    ordered = done is None or all(number == parts.shard for number, parts in enumerate(done.parts))
+    if done is not None and not (ordered and len(done.parts) == asked.shards):
+        raise StorageError(
+            f"{storage.join(folder, 'commit.json')} names the parts of {len(done.parts)} shards, expected those of "
+            f"{asked.shards}, each once and in order: {RESTORE}"
+        )
     return RunRecord(
         warehouse, name, asked.dataset, asked.dataset_version, asked.settings, asked.shards, asked.origin, done
     )

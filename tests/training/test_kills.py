@@ -25,7 +25,7 @@ from tests.training.test_state import rows
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 Make = Callable[..., TrainConfig]
 TWO = ExecutorConfig(kind="ray", workers="2", cpus_per_worker=0.5)
-TITLE = "ray::RayTrainWorker"
+WORKER, CONTROLLER = "ray::RayTrainWorker", "ray::TrainController"
 STEPS = 48
 """Kills come at random ones, so that many runs of the tests see many of them; a failure names its own."""
 NETWORK: dict[str, Any] = {"model": "unet", "option": ("depth=2", "width=4")}
@@ -45,12 +45,12 @@ def embedded() -> Iterator[None]:
         yield
 
 
-def workers_of(parent: int) -> list[int]:
-    """Processes below `parent` that are training workers of Ray."""
+def processes_of(parent: int, title: str) -> list[int]:
+    """Processes of Ray below `parent` whose title begins so."""
     lines = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
     split = (line.split(None, 2) for line in lines)
     processes = {int(pid): (int(above), command) for pid, above, command in split}
-    return [pid for pid, (_, command) in processes.items() if TITLE in command and parent in above(pid, processes)]
+    return [pid for pid, (_, command) in processes.items() if title in command and parent in above(pid, processes)]
 
 
 def above(pid: int, processes: dict[int, tuple[int, str]]) -> Iterator[int]:
@@ -74,13 +74,13 @@ def test_killed_workers_are_replaced_and_nothing_is_lost(
     config: Make, embedded: None, undisturbed: tuple[str, list[dict[str, Any]]]
 ) -> None:
     sha256, expected = undisturbed
-    at = sorted(random.sample(range(6, STEPS - 5), 2))
-    kills = [(at[0], 1), (at[1], 2)]  # one of the two, later both
+    at = sorted(random.sample(range(6, STEPS - 5), 3))
+    kills = [(at[0], WORKER, 1), (at[1], WORKER, 2), (at[2], CONTROLLER, 1)]
 
     def kill(progress: Progress) -> None:
         if kills and progress.stage == "train" and progress.done >= kills[0][0]:
-            _, victims = kills.pop(0)
-            for pid in random.sample(workers_of(os.getpid()), victims):
+            _, title, victims = kills.pop(0)
+            for pid in random.sample(processes_of(os.getpid(), title), victims):
                 os.kill(pid, signal.SIGKILL)
 
     report = train(config(**SETTINGS), kill)

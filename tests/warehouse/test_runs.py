@@ -249,6 +249,30 @@ def test_a_document_of_another_type_is_explained(tmp_path: Path, name: str, text
             look(run.warehouse)
 
 
+def test_a_commit_without_a_shard_is_damaged(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    runs.commit(run, [publish(run, 0, [1]), publish(run, 1, [3])], {})
+    mark = Path(run.folder, "commit.json")
+    document = json.loads(mark.read_text())
+    for parts in ([], document["parts"][1:], document["parts"][::-1]):
+        mark.write_text(json.dumps({**document, "parts": parts}))
+        with pytest.raises(
+            StorageError, match=rf"r1/commit.json names the parts of {len(parts)} shards, expected.* of 2"
+        ):
+            runs.find(run.warehouse, "r1")
+
+
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    run = runs.begin(record(tmp_path))
+    document = Path(run.folder, "run.json")
+    text = document.read_text()
+    document.write_text(text.replace('"m"', r'"\ud83d\ude00"'))
+    assert runs.find(run.warehouse, "r1").settings["model"] == "😀"
+    document.write_text(text.replace('"m"', r'"\uD83D"'))
+    with pytest.raises(StorageError, match=r"run.json is not JSON.*surrogates not allowed"):
+        runs.find(run.warehouse, "r1")
+
+
 def test_a_commit_of_before_the_checksums_is_read(tmp_path: Path) -> None:
     run = runs.begin(record(tmp_path))
     committed = runs.commit(run, [publish(run, 0, [1]), publish(run, 1, [3])], {})
