@@ -156,7 +156,7 @@ def cut(boxes: Boxes, windows: Boxes, grid: Grid) -> Flags:
 
 
 def _alike(candidates: Candidates) -> Ints:
-    """(P, 2) boxes of one label in different tiles that may overlap."""
+    """(P, 2) boxes of one label in different tiles that may overlap or meet."""
     pairs = [np.stack(pair, axis=1) for pair in _overlaps(candidates.boxes, candidates.tile, candidates.windows)]
     every = np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
     alike: Ints = every[candidates.labels[every[:, 0]] == candidates.labels[every[:, 1]]]
@@ -221,18 +221,18 @@ def once(candidates: Candidates, pairs: Ints, joints: Ints) -> Ints:
 def _overlaps(
     boxes: Boxes, tile: npt.NDArray[np.int64], windows: Boxes
 ) -> Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Pairs of boxes that may overlap, for each two tiles that do."""
+    """Pairs of boxes that may overlap or meet, for each two tiles that do."""
     cuts = np.searchsorted(tile, np.arange(len(windows) + 1))
     held = [t for t in range(len(windows)) if cuts[t + 1] > cuts[t]]
     pairs = []
     for place, one in enumerate(held):
         for two in held[place + 1 :]:
-            if windows[two, 1] >= windows[one, 3]:
+            if windows[two, 1] > windows[one, 3]:
                 break  # all further tiles lie below
             common = np.append(
                 np.maximum(windows[one, :2], windows[two, :2]), np.minimum(windows[one, 2:], windows[two, 2:])
             )
-            if (common[2:] <= common[:2]).any():
+            if (common[2:] < common[:2]).any():
                 continue
             first, second = (
                 np.arange(cuts[t], cuts[t + 1])[_touch(boxes[cuts[t] : cuts[t + 1]], common)] for t in (one, two)
@@ -242,7 +242,7 @@ def _overlaps(
 
 
 def _touch(boxes: Boxes, window: Boxes) -> Flags:
-    inside: Flags = (boxes[:, :2] < window[2:]) & (boxes[:, 2:] > window[:2])
+    inside: Flags = (boxes[:, :2] <= window[2:]) & (boxes[:, 2:] >= window[:2])
     return inside[:, 0] & inside[:, 1]
 
 

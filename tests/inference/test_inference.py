@@ -151,7 +151,7 @@ def test_detectors_see_tiles_too(warehouse: str, local: Executor) -> None:
     boxes: dict[int, list[tuple[float, ...]]] = {}
     for row in rows(warehouse).to_pylist():
         boxes.setdefault(row["image_id"], []).append(tuple(row["bbox"].values()))
-    assert {(64.0, 0.0, 36.0, 70.0), (65.0, 2.0, 17.0, 30.0), (65.0, 34.0, 17.0, 17.0)} <= set(boxes[1])
+    assert {(0.0, 0.0, 100.0, 70.0), (65.0, 2.0, 17.0, 30.0), (65.0, 34.0, 17.0, 17.0)} <= set(boxes[1])
     assert sorted(boxes[2]) == [(0.0, 0.0, 60.0, 40.0), (1.0, 2.0, 29.0, 18.0)]
 
 
