@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from prefect import get_run_logger
 
 from shardlens.flows import tasks
+from shardlens.flows.alert_events import AlertLimits, emit_fallen, emit_quarantined
 from shardlens.flows.artifacts import headline, is_unchanged
 from shardlens.flows.embedded import flow
 from shardlens.flows.parameter_forms import Form
@@ -58,6 +59,7 @@ def dataset_inference(
     evaluate: bool = True,
     executor: Workers = ExecutorConfig(),  # noqa: B008 - frozen
     retry: Retry = RetryPolicy(),  # noqa: B008 - frozen
+    alerts: Annotated[AlertLimits, Form(AlertLimits)] = AlertLimits(),  # noqa: B008 - frozen
 ) -> Inference:
     """Predict a dataset with a model and score it; what changed at its source is re-ingested first.
 
@@ -73,6 +75,7 @@ def dataset_inference(
         evaluate: Score the run, if the dataset has annotations.
         executor: Where the stages run, and on how many workers.
         retry: How often and how long each stage is tried.
+        alerts: From when on a run is worth an alert.
     """
     model, default_name = predicted_by(predict, train), inference_name(predict, train)
     done: list[object] = []
@@ -86,10 +89,12 @@ def dataset_inference(
         predict = _with_checkpoint(predict, trained.checkpoint, train.model)
         done.append(trained)
     report = retry.on(tasks.predict)(predict, executor, wait_for=done)
+    emit_quarantined(report, alerts)
     evaluation = None
     if evaluate and not _is_scored(report, predict.warehouse) and _has_annotations(report, predict.warehouse):
         scored = EvaluateConfig(report.run, warehouse=predict.warehouse)
         evaluation = retry.on(tasks.evaluate)(scored, executor, wait_for=[report])
+        emit_fallen(evaluation, alerts, predict.warehouse)
     rename(default_name, f"{report.dataset}@{report.dataset_version} by {model}: {outcome(report, evaluation)}")
     return Inference(report, evaluation)
 

@@ -8,15 +8,20 @@ import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Annotated, Any
+from uuid import UUID
 from zoneinfo import available_timezones
 
 from cyclopts import App, Parameter
+from prefect.client.orchestration import get_client
 from prefect.deployments.flow_runs import arun_deployment
 from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 from prefect.types.entrypoint import EntrypointType
 
 from shardlens.flows import cron
+from shardlens.flows.alert_events import AlertLimits
+from shardlens.flows.automations import AlertTarget, find_blocks, set_alerts
 from shardlens.flows.credentials import auth_file, auth_string
 from shardlens.flows.inference import dataset_inference
 from shardlens.flows.keeper import ONE_AT_A_TIME, Keeper
@@ -68,12 +73,15 @@ def serve(
     schedule: Annotated[ServeConfig, Flat] = ServeConfig(),
     executor: Annotated[ExecutorConfig, Flat] = ExecutorConfig(),  # noqa: B008 - frozen
     retry: Annotated[RetryPolicy, Flat] = RetryPolicy(),  # noqa: B008 - frozen
+    limits: Annotated[AlertLimits, Flat] = AlertLimits(),  # noqa: B008 - frozen
+    target: Annotated[AlertTarget, Flat] = AlertTarget(),  # noqa: B008 - frozen
 ) -> None:
     """Predict a dataset on a schedule, until interrupted; Prefect's page shows the runs and takes more by hand.
 
     What is new at the dataset's source is taken in first. A dataset that did not change is not predicted again.
     """
     network = checked(config, schedule)
+    check_alerts(limits, target)
     name = schedule.name or f"{config.dataset}-by-{network.model}"
     parameters: dict[str, Any] = {
         "predict": given(placed(config)),
@@ -81,6 +89,7 @@ def serve(
         "evaluate": schedule.evaluate,
         "executor": given(executor),
         "retry": given(retry),
+        "alerts": given(limits),
     }
     deployment = RunnerDeployment.from_flow(
         dataset_inference,
@@ -94,7 +103,8 @@ def serve(
     )
     embedded = PREFECT_API_URL.value() is None
     with prefect_server(schedule.port) as url:
-        paused = asyncio.run(keep(deployment, schedule, url.removesuffix("/api"), login() if embedded else None))
+        page = url.removesuffix("/api")
+        paused = asyncio.run(keep(deployment, schedule, target, page, login() if embedded else None))
     after = "the schedule is paused until it is served again" if paused else "another process still serves the schedule"
     print(f"stopped; {after}", file=sys.stderr)
 
@@ -108,14 +118,32 @@ def login() -> str:
     return f"the page asks for a password once: it is in {auth_file()}, for you alone"
 
 
-async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None = None) -> bool:
-    """Register a deployment and start its runs when they are due, until interrupted or terminated.
+def check_alerts(limits: AlertLimits, target: AlertTarget) -> None:
+    """Make sure that limits alert somebody.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if limits != AlertLimits() and not target:
+        raise ConfigError(
+            "a limit of alerts is given, and nobody to alert: name a block with --alert-block, or a URL in "
+            "SHARDLENS_ALERT_WEBHOOK or with --alert-webhook"
+        )
+
+
+async def keep(
+    deployment: RunnerDeployment, schedule: ServeConfig, target: AlertTarget, page: str, login: str | None = None
+) -> bool:
+    """Register a deployment with its alerts and start its runs when they are due, until interrupted or terminated.
 
     Returns whether the schedule was paused then: not while another process serves it.
+
+    Raises:
+        ConfigError: a block that is to be notified is not there.
     """
     runner = Keeper(name=deployment.name, pause_on_shutdown=False)
     runner.listen()
-    deployment_id = await runner.aadd_deployment(deployment)
+    deployment_id = await register(runner, deployment, target)
 
     async def ready() -> None:
         _announce(deployment, schedule, f"{page}/deployments/deployment/{deployment_id}", login)
@@ -123,6 +151,19 @@ async def keep(deployment: RunnerDeployment, schedule: ServeConfig, page: str, l
             await arun_deployment(deployment_id, timeout=0, as_subflow=False)
 
     return await runner.keep(deployment_id, ready)
+
+
+async def register(runner: Runner, deployment: RunnerDeployment, target: AlertTarget) -> UUID:
+    """Put a deployment on the server, with the alerts that are asked for and no others.
+
+    Raises:
+        ConfigError: a block that is to be notified is not there; nothing was changed.
+    """
+    async with get_client() as client:
+        blocks = await find_blocks(client, target)
+        deployment_id = await runner.aadd_deployment(deployment)
+        await set_alerts(client, deployment_id, f"{deployment.flow_name}/{deployment.name}", target, blocks)
+    return deployment_id
 
 
 def _announce(deployment: RunnerDeployment, schedule: ServeConfig, page: str, login: str | None) -> None:

@@ -108,7 +108,10 @@ def _started(port: int | None) -> Iterator[tuple[str, str]]:
 def _environment(address: str, password: str) -> dict[str, str]:
     """The server's settings; only its own page may call it from a browser. (A command line could be read by all.)"""
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    defaults = {"PREFECT_SERVER_UI_API_URL": "/api"}  # else the page asks port 4200, whatever the port is
+    defaults = {
+        "PREFECT_SERVER_UI_API_URL": "/api",  # else the page asks port 4200, whatever the port is
+        "PREFECT_UI_URL": f"http://{address}",  # links in alerts lead to the page
+    }
     forced = {
         "PREFECT_SERVER_API_AUTH_STRING": password,
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://{address}",

@@ -15,16 +15,16 @@ ORDER = ("What", "Where", HOW, "Output", "Rarely used")
 FEW = 6
 """A command of so few options shows them together."""
 _GROUPS = {
-    "What": "dataset name images annotations split model option weights labels recipe run runs sql predictions task val-split "
-    "init transfer cron timezone refresh evaluate retry-quarantined engine",
+    "What": "dataset deployment name images annotations split model option weights labels recipe run runs sql predictions "
+    "task val-split init transfer cron timezone refresh evaluate retry-quarantined engine",
     "Where": "warehouse executor address workers cpus-per-worker gpus-per-worker threads",
-    "Output": "json output preview",
+    "Output": "json output preview alert-block alert-webhook",
     "Rarely used": "sha256 start-timeout max-pixels max-quarantined max-unreadable shard-size image-timeout item-timeout "
     "decode-scale compile channels-last cache-mb keep max-failures gamma power momentum border-weight border-sigma "
     "focal-weight focal-gamma class-weight elastic elastic-grid min-visible plain-epochs copy-paste multi-scale milestones "
     "backbone-factor head-epochs unannotated strict mask-kind frame ensemble tta components largest-component min-area "
     "fill-holes threshold retries retry-delay-seconds timeout-hours port timeout memory-limit seed accumulate best-metric "
-    "patience",
+    "patience alert-quarantined alert-drop",
 }
 GROUP_OF = {option: group for group, options in _GROUPS.items() for option in options.split()}
 """Options that are not listed say how something is done. An option stands in the same group in every command."""

@@ -144,7 +144,7 @@ def test_the_form_of_an_inference() -> None:
     schema = parameter_schema(dataset_inference)
     assert schema.required == ["predict"]
     ordered = sorted(schema.properties, key=lambda name: schema.properties[name]["position"])
-    assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "retry"]
+    assert ordered == ["predict", "refresh", "ingest", "train", "evaluate", "executor", "retry", "alerts"]
     expected = {
         "PredictConfig",
         "NetworkConfig",
