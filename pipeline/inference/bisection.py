@@ -8,29 +8,32 @@ from shardlens.pipeline.executors.base import Executor, Lost, Stage
 from shardlens.pipeline.images.shards import Failure, Shard
 from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
 
-TRIES_ALONE = 2
-"""A single image is blamed only when it kills twice: the first worker may have died of something else."""
-
 
 def isolate(executor: Executor, stage: Stage[ShardWork, ShardReport], shard: Shard) -> tuple[Failure, ...]:
     """Try ever smaller halves of a shard that killed its workers; publish nothing.
+
+    All parts of one size are tried in one call, since each call starts workers of its own. A single image is blamed only
+    when it kills twice: the first worker may have died of something else.
 
     Returns:
         The images that kill a worker alone; none if every half survived.
     """
     failures: list[Failure] = []
+    killed_once: set[int] = set()
     suspects = _halves(shard)
     while suspects:
         works = [ShardWork(part, probe=True) for part in suspects]
         suspects = []
-        singles = [work for work in works if len(work.shard.images) == 1]
-        groups = [work for work in works if len(work.shard.images) > 1]
-        for outcome in executor.map(stage, groups, attempts=1):
-            if isinstance(outcome, Lost):
-                suspects += _halves(outcome.item.shard)
-        for outcome in executor.map(stage, singles, attempts=TRIES_ALONE):
-            if isinstance(outcome, Lost):
-                failures.append(_blame(outcome))
+        for outcome in executor.map(stage, works, attempts=1):
+            if not isinstance(outcome, Lost):
+                continue
+            part = outcome.item.shard
+            ids = {image.image_id for image in part.images}
+            if len(ids) == 1 and ids <= killed_once:
+                failures.append(_blame(part))
+            else:
+                suspects += _halves(part)
+                killed_once |= ids if len(ids) == 1 else set()
     return tuple(sorted(failures, key=lambda failure: failure.image_id))
 
 
@@ -44,9 +47,9 @@ def _halves(shard: Shard) -> list[Shard]:
     return [shard.only(frozenset(ids)) for ids in parts if ids]
 
 
-def _blame(lost: Lost[ShardWork]) -> Failure:
+def _blame(alone: Shard) -> Failure:
     """What the outcomes table says of a poison image; nothing of it depends on the machine."""
-    image = lost.item.shard.images[0]
+    (image,) = alone.images
     return Failure(
         image.image_id,
         "worker",
