@@ -102,6 +102,7 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     }
     origin = {"import": asdict(config)}
     record = runs.begin(RunRecord(warehouse, config.run, dataset.name, dataset.version, settings, len(shards), origin))
+    dataset.check_stays()
     if record.commit is None:
         runs.commit(record, _published(record, shards, rows, progress), {})
     return _report(record, task, shards.images, rows, scope)

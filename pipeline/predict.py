@@ -139,6 +139,7 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
     resolved = replace(config, run=name, precision=cast(Precision, precision))
     origin = {"config": _as_resolved(resolved, dataset, network), "software": _software()}
     record = _begun(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
+    dataset.check_stays()
     stage = PredictStage(
         record=record,
         network=network,

@@ -31,6 +31,8 @@ COMMANDS = {
     "import": "Import COCO results made elsewhere as a committed run.",
     "runs": "List the runs of prediction and of training.",
     "verify": "Check all files of a run against the digests of its commit.",
+    "delete": "Delete runs, datasets or checkpoints: by name, the old ones, or all but the newest.",
+    "gc": "Remove what no committed run names: leftovers of killed runs, replaced parts, old dataset versions.",
     "datasets": "List the datasets of the warehouse.",
     "models": "List the models of the zoo.",
     "recipes": "List the recipes for training.",

@@ -9,12 +9,14 @@
 """
 
 from .faults import Backoff, explain
-from .listing import Entry, children, exists, size, tidy, walk
+from .listing import Entry, children, exists, size, tidy, unfinished, walk
 from .objects import (
     BACKOFF,
     create,
     delete,
+    delete_empty,
     delete_folder,
+    delete_many,
     filesystem,
     forget_connections,
     publish,
@@ -33,7 +35,9 @@ __all__ = [
     "children",
     "create",
     "delete",
+    "delete_empty",
     "delete_folder",
+    "delete_many",
     "exists",
     "explain",
     "filesystem",
@@ -51,5 +55,6 @@ __all__ = [
     "size",
     "swap",
     "tidy",
+    "unfinished",
     "walk",
 ]

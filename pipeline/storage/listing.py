@@ -88,3 +88,12 @@ def tidy(uri: str) -> None:
     """Remove what processes that died left unfinished in a local folder; other stores show no unfinished objects."""
     if is_local(uri):
         local.tidy(uri)
+
+
+def unfinished(uri: str) -> list[Entry]:
+    """What dead processes left unfinished below a local folder, which nothing else lists; `tidy` removes it, folder by folder."""
+    if not is_local(uri):
+        return []
+    return [
+        Entry(path, path.removeprefix(f"{uri}/"), status.st_size, status.st_mtime) for path, status in local.left(uri)
+    ]

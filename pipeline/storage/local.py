@@ -76,6 +76,15 @@ def tidy(folder: str) -> None:
             os.unlink(path)
 
 
+def left(folder: str) -> Iterator[tuple[str, os.stat_result]]:
+    """The unfinished files below a folder whose writers died."""
+    for place, _, names in os.walk(folder):
+        for path in (os.path.join(place, name) for name in names if name.startswith(UNFINISHED)):
+            with contextlib.suppress(OSError), open(path, "rb+") as file:  # BlockingIOError: its writer is alive
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield path, os.fstat(file.fileno())
+
+
 def _write(path: str, fill: Callable[[BinaryIO], object], place: Callable[[str, str], None]) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)

@@ -6,11 +6,12 @@ environment of each library, never from a URI, so that no table, log or message 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 import fsspec
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 BACKOFF = Backoff()
 LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict"}
+DELETED_AT_ONCE = 16
 _MEMORY = threading.Lock()
 
 
@@ -210,6 +212,21 @@ def delete(uri: str) -> None:
             return
 
     retried(uri, remove)
+
+
+def delete_many(uris: Sequence[str]) -> None:
+    """Remove many objects, several at once and in no certain order; those that are not there are fine."""
+    if uris:
+        with ThreadPoolExecutor(min(DELETED_AT_ONCE, len(uris))) as threads:
+            for _ in threads.map(delete, uris):
+                pass
+
+
+def delete_empty(uri: str) -> None:
+    """Remove a local folder if nothing is in it; other stores have no empty folders."""
+    if is_local(uri):
+        with suppress(OSError):
+            os.rmdir(uri)
 
 
 def delete_folder(uri: str) -> None:

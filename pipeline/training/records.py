@@ -26,7 +26,9 @@ from shardlens.pipeline.networks.weights import Checkpoint
 from shardlens.pipeline.training.job import TrainJob
 from shardlens.pipeline.training.state import OWNER, owner
 from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.datasets import Dataset
 from shardlens.pipeline.warehouse.layout import read_json, to_json
+from shardlens.pipeline.warehouse.removal import check_stays
 
 LISTED = 100
 """Unreadable images that train.json names."""
@@ -92,7 +94,7 @@ def claim(job: TrainJob) -> Claim:
     """Begin the run, or take up the one of the same name and settings.
 
     Raises:
-        RunError: the name is taken by a run with other settings; the message shows the difference.
+        RunError: the name is taken by a run with other settings; the message shows the difference. Or it is being deleted.
     """
     place = storage.join(job.folder, "run.json")
     document = {"run": job.run, "dataset": job.config.dataset, "fingerprint": job.fingerprint, "settings": job.settings}
@@ -106,6 +108,8 @@ def claim(job: TrainJob) -> Claim:
                 "give another --run name to train with these settings"
             )
     done = storage.join(job.folder, "train.json")
+    check_stays(job.folder, f"training run {job.run!r}")
+    Dataset.open(job.warehouse, job.config.dataset, job.dataset_version).check_stays()
     return Claim(fresh, dict(read_json(done)) if storage.exists(done) else None)
 
 

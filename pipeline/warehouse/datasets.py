@@ -15,6 +15,7 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import documents, tables
 from shardlens.pipeline.warehouse.layout import Warehouse, read_json, to_json
+from shardlens.pipeline.warehouse.removal import marked_by
 
 PARTS = ("images", "annotations", "categories")
 UNKNOWN_TRUTH = ("image-without-annotation", "unreadable-annotation", "unlisted-image", "mask-of-another-size")
@@ -52,6 +53,16 @@ class Dataset:
         found = read_json(document)
         documents.decode(documents.DatasetDocument, document, found)
         return cls(name, version, warehouse.dataset(name, version), found)
+
+    def check_stays(self) -> None:
+        """Make sure that nobody is removing this version; asked once what refers to it is written.
+
+        Raises:
+            DatasetError: somebody is, or has removed it.
+        """
+        marked = any(marked_by(folder) for folder in (self.root, self.root.rpartition("/")[0]))
+        if marked or not storage.exists(storage.join(self.root, "dataset.json")):
+            raise DatasetError(_being_deleted(self.name, self.version))
 
     def _table(self, part: str) -> pa.Table:
         return tables.from_bytes(storage.read(storage.join(self.root, f"{part}.parquet")))
@@ -125,8 +136,23 @@ def version_of(warehouse: Warehouse, name: str, pointer: bytes) -> str:
 
 
 def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: str) -> bool:
-    """Make a version the latest, unless another writer has moved the pointer since it was `expected`."""
+    """Make a version the latest, unless another writer has moved the pointer since it was `expected`.
+
+    Raises:
+        DatasetError: the dataset or this version, which is there from before, is being deleted.
+    """
+    folder = warehouse.dataset(name, version)
+    complete = {"dataset.json", *(f"{part}.parquet" for part in PARTS)} <= set(storage.children(folder))
+    if not complete or any(marked_by(each) for each in (folder, warehouse.dataset(name))):
+        raise DatasetError(_being_deleted(name, version))
     return storage.swap(storage.join(warehouse.dataset(name), "latest.json"), expected, to_json({"version": version}))
+
+
+def _being_deleted(name: str, version: str) -> str:
+    return (
+        f"dataset {name}@{version} is being deleted, or a deletion of it was interrupted: wait until it has ended, or finish "
+        "it with 'shardlens gc', then rerun this command"
+    )
 
 
 def list_datasets(warehouse: Warehouse) -> list[Dataset]:

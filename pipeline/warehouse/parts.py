@@ -223,13 +223,17 @@ def sweep(record: RunRecord, kept_s: float = KEPT_S) -> RunRecord:
     """
     for folder in (record.folder, _predictions(record, ""), _outcomes(record, "")):
         storage.tidy(folder.rstrip("/"))
-    entries = _entries(record)
+    for entry in unneeded(record, _entries(record), kept_s):
+        storage.delete(entry.uri)
+    return record
+
+
+def unneeded(record: RunRecord, entries: Entries, kept_s: float) -> list[storage.Entry]:
+    """Which of a committed run's parts, by table and name, nobody can need any more; see `sweep`."""
     unnamed = entries.keys() - _names(record.parts)
     old = {key for key in unnamed if entries[key].modified < time.time() - kept_s}
-    if old:
-        for kind, name in old - _names(_finished(record, entries).values()):
-            storage.delete(_predictions(record, name) if kind == "predictions" else _outcomes(record, name))
-    return record
+    later = _names(_finished(record, entries).values()) if old else set()
+    return [entries[key] for key in sorted(old - later)]
 
 
 def _names(parts: Iterable[ShardParts]) -> set[tuple[str, str]]:

@@ -14,6 +14,7 @@ from shardlens.pipeline.errors import LocationNotFoundError, RunError, StorageEr
 from shardlens.pipeline.warehouse import documents
 from shardlens.pipeline.warehouse.documents import Commit, RunDocument, ShardParts
 from shardlens.pipeline.warehouse.layout import NAME, RESTORE, Warehouse, read_json
+from shardlens.pipeline.warehouse.removal import check_stays
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def begin(record: RunRecord) -> RunRecord:
         The stored record, with its commit if it has been committed.
 
     Raises:
-        RunError: the name is taken by a run with other settings; the message shows the difference.
+        RunError: the name is taken by a run with other settings; the message shows the difference. Or the run is being deleted.
     """
     document = RunDocument(
         run=record.name,
@@ -88,7 +89,11 @@ def begin(record: RunRecord) -> RunRecord:
         shards=record.shards,
         origin=record.origin,
     )
-    if storage.create(storage.join(record.folder, "run.json"), documents.encode(document)):
+    uri, data = storage.join(record.folder, "run.json"), documents.encode(document)
+    fresh = storage.create(uri, data)
+    what = f"run {record.name!r}"
+    check_stays(record.folder, what)
+    if fresh:
         return record
     there = find(record.warehouse, record.name)
     if there.fingerprint != record.fingerprint:
@@ -96,6 +101,9 @@ def begin(record: RunRecord) -> RunRecord:
             f"run {record.name!r} exists with other settings:\n{difference(there, record)}\n"
             "give another --run name to predict with these settings, or the first ones to resume it"
         )
+    if there.commit is None:
+        storage.publish(uri, storage.read(uri))  # written anew, it counts as under way to who removes abandoned runs
+        check_stays(record.folder, what)
     return there
 
 

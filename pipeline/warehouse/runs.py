@@ -21,6 +21,7 @@ from shardlens.pipeline.warehouse.parts import (
     same_rows,
     sweep,
     to_retry,
+    unneeded,
 )
 from shardlens.pipeline.warehouse.records import (
     RunRecord,
@@ -60,4 +61,5 @@ __all__ = [
     "setting",
     "sweep",
     "to_retry",
+    "unneeded",
 ]
