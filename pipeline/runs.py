@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import LocationNotFoundError, StorageError
-from shardlens.pipeline.warehouse import documents, runs, tables
+from shardlens.pipeline.warehouse import ages, documents, runs, tables
 from shardlens.pipeline.warehouse.documents import TrainDocument
 from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.removal import MARK
 from shardlens.pipeline.warehouse.runs import RunRecord
 
 MAIN = ("AP", "PQ", "IoU")
 """The metrics that a list shows, their means over the categories."""
+SHARD = re.compile(r"(shard-\d+)(\.retry-\d+)?\.parquet$")
+STEP_DONE = re.compile(r"(?P<run>[^/]+)/step-(?P<step>\d+)/checkpoint\.json")
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,9 @@ class Run:
     kind: str
     """predict or train."""
     state: str
-    """committed (complete) or unfinished."""
+    """committed (complete), unfinished, or deleting (its deletion was interrupted, or is under way)."""
     time: datetime | None
-    """When it was committed; of an unfinished one when it was begun."""
+    """When it was committed; of an unfinished one when it was begun or resumed."""
     dataset: str
     dataset_version: str
     model: str | None
@@ -39,6 +44,12 @@ class Run:
     """Means over the categories: task and metric, value."""
     uri: str = ""
     """Folder of its record; of a training run, what `predict --weights` takes."""
+    bytes: int | None = None
+    """Size of its parts; of a training run, of all its files."""
+    done: int | None = None
+    """Of an unfinished run: shards that are done; of an unfinished training run: the step of its last checkpoint."""
+    shards: int | None = None
+    """Shards of a run in all."""
 
 
 def list_runs(warehouse: str) -> list[Run]:
@@ -58,10 +69,12 @@ def _predictions(warehouse: Warehouse) -> Iterator[Run]:
     times = {entry.name: entry.modified for entry in storage.walk(warehouse.path("runs"))}
     for record, figures in zip(records, _figures(warehouse, records), strict=True):
         totals = record.commit.totals if record.commit else None
+        done, size = _progress(record)
+        state = "committed" if record.commit else "unfinished"
         yield Run(
             run=record.name,
             kind="predict",
-            state="committed" if record.commit else "unfinished",
+            state="deleting" if f"{record.name}/{MARK}" in times else state,
             time=_time(times.get(f"{record.name}/{'commit' if record.commit else 'run'}.json")),
             dataset=record.dataset,
             dataset_version=record.dataset_version,
@@ -71,12 +84,32 @@ def _predictions(warehouse: Warehouse) -> Iterator[Run]:
             quarantined=totals.quarantined if totals else None,
             figures=figures,
             uri=record.folder,
+            bytes=size,
+            done=done,
+            shards=record.shards,
         )
+
+
+def _progress(record: RunRecord) -> tuple[int | None, int]:
+    """Shards of an unfinished run that are done, and the size of a run's parts, those of the commit if it has one."""
+    if record.commit:
+        return None, sum(parts.predictions.bytes + parts.outcomes.bytes for parts in record.commit.parts)
+    folders = (
+        folder(record.dataset, record.name) for folder in (record.warehouse.outcomes, record.warehouse.predictions)
+    )
+    outcomes, predictions = map(storage.walk, folders)
+    shards = {match[1] for match in (SHARD.match(entry.name) for entry in outcomes) if match}
+    return len(shards), sum(entry.size for entry in (*outcomes, *predictions))
 
 
 def _training(warehouse: Warehouse) -> Iterator[Run]:
     root = warehouse.path("checkpoints")
-    times = {entry.name: entry.modified for entry in storage.walk(root)}
+    entries = storage.walk(root)
+    times = {entry.name: entry.modified for entry in entries}
+    sizes: Counter[str] = Counter()
+    for entry in entries:
+        sizes[entry.name.partition("/")[0]] += entry.size
+    steps = _last_steps(times)
     names = sorted({path.partition("/")[0] for path in times if path.endswith(("/run.json", "/train.json"))})
     for name in names:
         done = f"{name}/train.json" in times
@@ -85,7 +118,7 @@ def _training(warehouse: Warehouse) -> Iterator[Run]:
         yield Run(
             run=name,
             kind="train",
-            state="committed" if done else "unfinished",
+            state="deleting" if f"{name}/{MARK}" in times else "committed" if done else "unfinished",
             time=_time(times[path]),
             dataset=document.dataset.partition("@")[0],
             dataset_version=document.dataset_version or document.dataset.partition("@")[2],
@@ -93,7 +126,17 @@ def _training(warehouse: Warehouse) -> Iterator[Run]:
             images=document.report.get("images"),
             figures=_best(document),
             uri=storage.join(root, name),
+            bytes=sizes[name],
+            done=None if done else steps.get(name, 0),
         )
+
+
+def _last_steps(paths: Iterable[str]) -> dict[str, int]:
+    """The step of each training run's last complete checkpoint."""
+    steps: dict[str, int] = {}
+    for match in filter(None, map(STEP_DONE.fullmatch, paths)):
+        steps[match["run"]] = max(int(match["step"]), steps.get(match["run"], 0))
+    return steps
 
 
 def _best(document: TrainDocument) -> dict[str, float]:
@@ -131,15 +174,23 @@ def _time(modified: float | None) -> datetime | None:
     return datetime.fromtimestamp(modified, UTC) if modified else None
 
 
+def _state(run: Run) -> str:
+    """How far a run is."""
+    if run.state != "unfinished":
+        return "done" if run.state == "committed" else run.state
+    return f"step {run.done}" if run.shards is None else f"{run.done} of {run.shards} shards"
+
+
 def for_people(run: Run) -> dict[str, Any]:
     """A run as a line of a table."""
     return {
         "run": run.run,
         "time": run.time.astimezone().strftime("%m-%d %H:%M") if run.time else None,
-        "state": "done" if run.state == "committed" else run.state,
+        "state": _state(run),
         "dataset": run.dataset,
         "model": run.model,
         "images": run.images,
+        "size": ages.size(run.bytes or 0),
         "figures": ", ".join(f"{name} {value:.4f}" for name, value in run.figures.items()),
         "kind": run.kind,
         "quarantined": run.quarantined,

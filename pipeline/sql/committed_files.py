@@ -12,7 +12,7 @@ from typing import Any
 from fsspec.spec import AbstractFileSystem
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.errors import QueryError, ShardlensError, StorageError
+from shardlens.pipeline.errors import LocationNotFoundError, QueryError, ShardlensError, StorageError
 from shardlens.pipeline.storage import checksums
 from shardlens.pipeline.warehouse import tables
 
@@ -116,6 +116,9 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
     def _range(self, file: File, offset: int, length: int) -> bytes:
         try:
             data = storage.read_range(file.uri, offset, length)
+        except LocationNotFoundError:
+            gone = f"{file.uri} is gone: its run was deleted or predicted again while the query ran; run the query once more"
+            raise self._failed(LocationNotFoundError(gone)) from None
         except StorageError as error:
             raise self._failed(error) from None
         if len(data) != length:
