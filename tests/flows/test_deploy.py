@@ -52,10 +52,10 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
 DEPLOYMENTS = load("prefect.yaml")["deployments"]
 
 
-def test_every_flow_is_deployed_once_by_hand_and_inference_each_night() -> None:
+def test_every_flow_is_deployed_once_by_hand_and_two_on_schedules() -> None:
     named = sorted(f"{flow_of(each).name}/{each['name']}" for each in DEPLOYMENTS)
-    flows = ("dataset_inference", "dataset_training", "evaluate", "ingest", "predict", "train")
-    assert named == sorted([*(f"{flow}/by-hand" for flow in flows), "dataset_inference/nightly"])
+    flows = ("dataset_inference", "dataset_training", "evaluate", "ingest", "predict", "retention", "train")
+    assert named == sorted([*(f"{flow}/by-hand" for flow in flows), "dataset_inference/nightly", "retention/weekly"])
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda each: f"{each['entrypoint']}-{each['name']}")
@@ -63,12 +63,15 @@ def test_its_parameters_are_those_of_the_flow(deployment: dict[str, Any]) -> Non
     flow = flow_of(deployment)
     given = deployment.get("parameters", {})
     assert set(given) <= set(flow.parameters.properties)
-    if given:
+    if "predict" in given:
         assert flow.validate_parameters(given)["predict"].dataset == "street"
+    elif given:
+        assert flow.validate_parameters(given)["config"].keep == 10
 
 
 def test_a_schedule_waits_for_its_parameters() -> None:
-    (nightly,) = [each for each in DEPLOYMENTS if "schedules" in each]
+    nightly, weekly = [each for each in DEPLOYMENTS if "schedules" in each]
+    assert weekly["schedules"] == [{"cron": "0 5 * * 0", "timezone": "UTC", "active": False}]
     assert nightly["schedules"] == [{"cron": "30 2 * * *", "timezone": "UTC", "active": False}]
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 

@@ -15,6 +15,7 @@ from shardlens.flows import stages
 from shardlens.flows.inference import dataset_inference
 from shardlens.flows.parameter_forms import Form, field_lines, given, title
 from shardlens.flows.recipe_choice import Recipe, with_recipe
+from shardlens.flows.retention import retention
 from shardlens.flows.train import dataset_training
 from shardlens.pipeline.executors.base import ExecutorConfig
 from shardlens.pipeline.networks.resolve import NetworkConfig
@@ -22,7 +23,7 @@ from shardlens.pipeline.predict import PredictConfig
 from shardlens.pipeline.train import TrainConfig
 from shardlens.pipeline.training import recipes
 
-FLOWS = [stages.ingest, stages.predict, stages.evaluate, stages.train, dataset_inference]
+FLOWS = [stages.ingest, stages.predict, stages.evaluate, stages.train, dataset_inference, retention]
 
 
 @dataclasses.dataclass(frozen=True)
