@@ -20,10 +20,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shardlens.pipeline.delete import DeleteConfig, DeleteReport, delete
     from shardlens.pipeline.errors import ShardlensError
     from shardlens.pipeline.evaluate import EvaluateConfig, Evaluation, evaluate
     from shardlens.pipeline.executors.base import ExecutorConfig
     from shardlens.pipeline.executors.opening import open_executor
+    from shardlens.pipeline.gc import GcConfig, GcReport, gc
     from shardlens.pipeline.inference.config import InferenceConfig, PredictConfig
     from shardlens.pipeline.ingest import IngestConfig, ingest
     from shardlens.pipeline.networks.config import NetworkConfig
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from shardlens.pipeline.warehouse.datasets import Dataset
 
 _ROOMS = {
+    "pipeline.delete": ("DeleteConfig", "DeleteReport", "delete"),
     "pipeline.errors": ("ShardlensError",),
     "pipeline.evaluate": ("EvaluateConfig", "Evaluation", "evaluate"),
     "pipeline.executors.base": ("ExecutorConfig",),
     "pipeline.executors.opening": ("open_executor",),
+    "pipeline.gc": ("GcConfig", "GcReport", "gc"),
     "pipeline.inference.config": ("InferenceConfig", "PredictConfig"),
     "pipeline.ingest": ("Dataset", "IngestConfig", "ingest"),
     "pipeline.networks.config": ("NetworkConfig",),
@@ -50,9 +54,13 @@ _HOME = {name: module for module, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Dataset",
+    "DeleteConfig",
+    "DeleteReport",
     "EvaluateConfig",
     "Evaluation",
     "ExecutorConfig",
+    "GcConfig",
+    "GcReport",
     "InferenceConfig",
     "IngestConfig",
     "NetworkConfig",
@@ -63,7 +71,9 @@ __all__ = [
     "TrainReport",
     "__version__",
     "connect",
+    "delete",
     "evaluate",
+    "gc",
     "ingest",
     "open_executor",
     "predict",
