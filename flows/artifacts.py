@@ -145,7 +145,7 @@ def show_run(report: PredictReport, warehouse: str) -> None:
         f"### Run {report.run}\n\n| | |\n| --- | --- |\n{table}\n\n"
         f'```\nshardlens query --warehouse {place.root} "\n{sql}"\n```\n',
         key("run", report.dataset),
-        f"What came of run {report.run}, and where its tables lie.",
+        f"The results of run {report.run}, and where its tables are.",
     )
 
 

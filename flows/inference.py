@@ -68,9 +68,9 @@ def dataset_inference(
 
     Args:
         predict: What to predict, with what, and how. Leave the run's name out, so that each version has its own.
-        refresh: Look for new images where the dataset came from, and take it in again if there are any; a version that is
-            named stays as it is.
-        ingest: Take the dataset in like this, instead of as it was taken in the last time.
+        refresh: Look for new images at the dataset's source, and re-ingest it if there are any; a version that is named
+            stays as it is.
+        ingest: Ingest the dataset with these settings, instead of those of its last ingest.
         train: Fit a model first, on the executor named in there, and predict with it.
         evaluate: Score the run, if the dataset has annotations.
         executor: Where the stages run, and on how many workers.

@@ -114,8 +114,8 @@ def login() -> str:
     if PREFECT_SERVER_API_AUTH_STRING.value():
         return "the page asks for PREFECT_SERVER_API_AUTH_STRING"
     if sys.stderr.isatty():
-        return f"the page asks for a password once: {auth_string()} (kept in {auth_file()}, for you alone)"
-    return f"the page asks for a password once: it is in {auth_file()}, for you alone"
+        return f"the page asks once for a login; paste {auth_string()} (kept in {auth_file()}, readable by you alone)"
+    return f"the page asks once for a login; paste the complete line of {auth_file()}, readable by you alone"
 
 
 def check_alerts(limits: AlertLimits, target: AlertTarget) -> None:

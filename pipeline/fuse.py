@@ -30,7 +30,7 @@ _SIDES = ("x", "y", "width", "height")
 class FuseConfig:
     """Which runs to fuse, and how."""
 
-    runs: tuple[str, ...]
+    runs: Annotated[tuple[str, ...], Parameter(negative="")]
     """Names of two or more committed runs of one version of one dataset."""
     _: KW_ONLY
     run: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from cyclopts import Parameter
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, DatasetError
@@ -27,7 +28,7 @@ class ShowConfig:
 
     name: str
     """Name of a dataset, whose annotations are drawn, or of a committed run, whose predictions are."""
-    image: tuple[str, ...] = ()
+    image: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     """File names or image ids; default: --sample images, evenly spread over the dataset or the run."""
     _: KW_ONLY
     output: str | None = None

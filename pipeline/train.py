@@ -11,7 +11,7 @@ from typing import Any
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ShardlensError, StorageError
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
-from shardlens.pipeline.executors.opening import apply_defaults
+from shardlens.pipeline.executors.opening import apply_defaults, warn_of_address
 from shardlens.pipeline.networks.checkpoints import CHECKPOINT, newest_step
 from shardlens.pipeline.training import curves, records, scores
 from shardlens.pipeline.training.config import TrainConfig
@@ -129,6 +129,7 @@ def launch(job: TrainJob, progress: ProgressListener) -> Trained:
     """Run the loop on the executor of the configuration."""
     config = job.config
     if config.executor.kind == "local":
+        warn_of_address(config.executor)
         return fit(job, LocalWorker(config.device, progress))
     apply_defaults()
     from shardlens.pipeline.executors.ray_train import (  # ray takes a second to import, and is needed here alone

@@ -57,7 +57,7 @@ KINDS = {
     "bad-polygon": "a polygon that cannot be drawn; the mask is that of its other polygons",
     "bad-mask": "a mask that cannot be drawn; kept without it",
     "mask-of-another-size": "a mask whose size is not its image's; kept, the image is not scored or trained on by default",
-    "unlisted-image": "an image that the annotations do not list; left out, or with --unlisted keep kept without annotations",
+    "unlisted-image": "an image that the annotations do not list; left out, unless --unlisted keep adds it without annotations",
 }
 """Kind of problem -> what it is and what becomes of the row; the order of every report."""
 

@@ -58,6 +58,7 @@ def with_unlisted(source: Source, wanted: Unlisted, others: Callable[[], pa.Tabl
         elsewhere = _Places.of(known.filter(pa.array(~is_unlisted(known)))).rows(unlisted)
         unlisted = unlisted.filter(pa.array(~elsewhere))
     source.problems.add(FLAG, unlisted.num_rows, unlisted["file_name"].to_pylist()[:8])
+    source = replace(source, unlisted=unlisted)
     if wanted == "drop" or unlisted.num_rows == 0:
         return source
     ids = pa.array(unused(source.images["image_id"].to_pylist(), unlisted.num_rows), pa.int64())

@@ -29,6 +29,8 @@ def unread_notes(request: Request, source: Source, executor: Executor) -> Iterat
     used = set(request.catalog.used)
     for uri, offset, sidecar, at in zip(*columns, strict=True):
         used |= {(uri, offset), (sidecar, at)}
+    if source.unlisted is not None:  # these are reported as a problem
+        used |= set(zip(*(source.unlisted[name].to_pylist() for name in ("uri", "offset")), strict=True))
     for root in _roots(request, source):
         try:
             files = request.catalog.files(root, executor)

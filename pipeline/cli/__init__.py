@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from shardlens.pipeline.cli import recipe
 from shardlens.pipeline.cli.grouping import Grouped
+from shardlens.pipeline.cli.usage import explain
 from shardlens.pipeline.errors import ShardlensError, printable, safe
 
 OF_OUTPUT = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT}
@@ -96,10 +97,13 @@ def run(app: App, words: Sequence[str] | None = None) -> None:
     """Run a command: exit status 0 if all of it worked, 1 after an error that is explained, 2 after wrong usage."""
     try:
         try:
-            app(words)
+            app(words, exit_on_error=False, print_error=False)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
+    except CycloptsError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
     except ShardlensError as error:
         print(f"error: {safe(str(error))}", file=sys.stderr)
         sys.exit(1)

@@ -30,11 +30,16 @@ GROUP_OF = {option: group for group, options in _GROUPS.items() for option in op
 """Options that are not listed say how something is done. An option stands in the same group in every command."""
 
 
+EMPTY = ("()", '""')
+"""Defaults of options that are off unless they are given."""
+
+
 class Grouped(DefaultFormatter):
     """Prints `--help` as cyclopts does, but a panel of many options as a panel for each group."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print a panel."""
+        """Print a panel; an empty default is none to speak of."""
+        panel = panel.copy(entries=[e.copy(default=None) if e.default in EMPTY else e for e in panel.entries])
         if panel.format != "parameter" or len(panel.entries) <= FEW:
             super().__call__(console, options, panel)
             return

@@ -14,4 +14,5 @@ def import_(config: Annotated[ImportConfig, Flat], *, output: Annotated[Output, 
         report = import_coco(config, progress)
     summary = f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
     notes = [f"  {note}" for note in report.notes]
-    print_result(report, output, [summary, f"  {report.empty_images} images have none; {report.uri}", *notes])
+    empty = [f"  {report.empty_images} images have no predictions"] if report.empty_images else []
+    print_result(report, output, [summary, *empty, f"  {report.uri}", *notes])

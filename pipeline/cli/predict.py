@@ -56,16 +56,27 @@ def _spare_cores(report: PredictReport, executor: ExecutorConfig) -> list[str]:
     return [f"  computed on {executor.cpus_per_worker:g} of {cores} cores: --executor ray takes all of them"]
 
 
+def _speed(report: PredictReport) -> list[str]:
+    """How long this attempt took, and what for."""
+    resumed = f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""
+    stages = ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items())
+    return [
+        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}, "
+        f"device waited {report.device_wait:.0%}{resumed}",
+        f"  worker seconds (stages overlap): {stages}",
+    ]
+
+
 def lines(report: PredictReport) -> list[str]:
     """The report in lines for people."""
     shown = [
         f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
         f"@{report.dataset_version}, {report.quarantined} quarantined",
-        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s in {report.precision}, "
-        f"device waited {report.device_wait:.0%}"
-        + (f"; {report.resumed_shards} shards were there already" if report.resumed_shards else ""),
-        "  worker seconds (stages overlap): "
-        + ", ".join(f"{stage} {took:.1f}" for stage, took in report.stages.items()),
+        *(
+            _speed(report)
+            if report.images_per_second
+            else ["  nothing left to predict: all of its shards were there already"]
+        ),
         f"  {report.uri}",
     ]
     shown += [f"  {note}" for note in report.notes]

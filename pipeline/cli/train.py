@@ -51,7 +51,8 @@ def lines(report: TrainReport) -> list[str]:
     lines = [
         f"run {report.run}: {report.epochs} epochs of {report.images} images of {report.dataset}@{report.dataset_version}",
         f"  loss {report.first_loss:.4f} -> {report.losses['loss']:.4f} ({losses})",
-        f"  {report.seconds:.1f} s, {report.images_per_second:.1f} images/s, waited {report.data_wait:.0%} for images",
+        f"  {report.seconds:.1f} s in all; {report.images_per_second:.1f} images/s in the training steps, which waited "
+        f"{report.data_wait:.0%} for images",
         f"  {report.checkpoint}",
         f"  {report.curves}",
     ]

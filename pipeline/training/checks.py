@@ -63,23 +63,19 @@ def choose_val_split(config: TrainConfig, images: pa.Table, split: str | None) -
             listed = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(
                 f"dataset {config.dataset} has no split {config.val_split!r} to validate on: {listed}; name one of them, or "
-                "ingest images with --split"
+                "ingest images with --split, or set a share of them apart with --holdout"
             )
         return config.val_split
     found = [s for s in VALIDATED_BY_DEFAULT if s in known and s != split] if config.validate_every else []
     if found:
         return found[0]
+    why, remedy = "validate_every is 0", "validate every 1 epoch or more"
+    if config.validate_every:
+        why = f"dataset {config.dataset} has no split for it"
+        remedy = "name a split with --val-split, or set one apart with 'shardlens ingest --holdout 0.2'"
     for name in ("val_split", "best_metric", "patience"):
         if getattr(config, name):
-            raise ConfigError(
-                f"{name} is {getattr(config, name)!r}, but nothing is validated: "
-                + (
-                    "validate_every is 0"
-                    if not config.validate_every
-                    else f"dataset {config.dataset} has no split for it"
-                )
-                + "; name a split with --val-split, and validate every 1 epoch or more"
-            )
+            raise ConfigError(f"{name} is {getattr(config, name)!r}, but nothing is validated: {why}; {remedy}")
     return None
 
 

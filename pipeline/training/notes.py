@@ -79,13 +79,13 @@ def validation_notes(
 
 
 def _validation(config: TrainConfig, val_split: str | None, metric: str) -> str:
+    if val_split is None and not config.validate_every:
+        return "nothing is validated, validate_every is 0: the last weights are kept"
     if val_split is None:
-        why = (
-            "validate_every is 0"
-            if not config.validate_every
-            else f"{config.dataset} has no split for it (val or test)"
+        return (
+            f"nothing is validated, {config.dataset} has no split for it (val or test): the last weights are kept; "
+            "'shardlens ingest --holdout 0.2' sets a split val apart"
         )
-        return f"nothing is validated, {why}: the last weights are kept"
     often = "every epoch" if config.validate_every == 1 else f"every {config.validate_every} epochs"
     ends = f", the run ends after {config.patience} without a better one" if config.patience else ""
     return f"validated on split {val_split!r} {often}: the weights of the best {metric} are kept{ends}"

@@ -71,3 +71,10 @@ def test_split_lists_next_to_the_xml_files_are_named(tmp_path: Path) -> None:
     report, _ = take(tmp_path, f"{root}/JPEGImages", f"{root}/Annotations")
     assert report.notes == (f"the split lists in {root}/ImageSets were not used: --annotations {root} takes them",)
     assert take(tmp_path, root)[0].notes == ()
+
+
+def test_images_reported_as_unlisted_are_not_reported_as_unread_too(tmp_path: Path) -> None:
+    root = put(tmp_path / "set", {"a.jpg": jpeg(), "b.jpg": jpeg(1), "c.txt": b"words"})
+    report, _ = take(tmp_path, root, put_coco(tmp_path, coco([image(1, "a.jpg")], [box(1, 1)])))
+    assert [(problem.kind, problem.count) for problem in report.problems] == [("unlisted-image", 1)]
+    assert report.notes == (f"not read below {root}: 1 .txt",)

@@ -50,6 +50,13 @@ def test_results_go_to_standard_output_and_progress_does_not(warehouse: Path) ->
     assert "evaluate" in done.stderr
 
 
+def test_a_run_that_is_complete_has_no_speed(warehouse: Path) -> None:
+    done = shardlens("predict", "--retry-quarantined", "r", warehouse=warehouse)
+    assert done.returncode == 0, done.stderr
+    assert "  nothing left to predict: all of its shards were there already\n" in done.stdout
+    assert "images/s" not in done.stdout
+
+
 def test_lists_are_tables_and_json(warehouse: Path) -> None:
     assert json.loads(shardlens("runs", "--json", warehouse=warehouse).stdout)[0]["state"] == "committed"
     assert "shapes" in shardlens("datasets", warehouse=warehouse).stdout

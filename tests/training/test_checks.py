@@ -195,9 +195,18 @@ def test_what_is_validated_on_is_stated(train: Run) -> None:
     assert status == 0
     assert "note: validated on split 'train' every epoch: the weights of the best Dice are kept" in said
     assert "validate" in said.replace("note: validated", "")  # its bar
-    assert (
-        "note: nothing is validated, pair has no split for it (val or test)" in train("pair", *BOXES, "--seed", "1")[1]
-    )
+    alone = train("pair", *BOXES, "--seed", "1")[1]
+    assert "note: nothing is validated, pair has no split for it (val or test): the last weights are kept" in alone
+    assert "'shardlens ingest --holdout 0.2' sets a split val apart" in alone
+
+
+def test_a_cluster_that_is_named_and_not_used_is_a_warning(
+    train: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert train("shapes", *PIXELS, "--validate-every", "0")[0] == 0
+    (message,) = caplog.messages
+    assert message.startswith("RAY_ADDRESS is set (head:6379)")
 
 
 @pytest.mark.s3
