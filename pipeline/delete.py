@@ -20,11 +20,11 @@ from shardlens.pipeline.warehouse import ages, datasets, holdings, removal, runs
 from shardlens.pipeline.warehouse.choosing import Candidate, chosen, is_pattern, matched
 from shardlens.pipeline.warehouse.holdings import Training
 from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_name
-from shardlens.pipeline.warehouse.removal import Removal, Removed
+from shardlens.pipeline.warehouse.removal import Kind, Removal, Removed
 from shardlens.pipeline.warehouse.runs import RunRecord
 
-UNDER_WAY_S = 3600.0
-"""An unfinished run that was written to within this time is taken to be under way."""
+UNDER_WAY_S: dict[Kind, float] = {"run": 3600.0, "checkpoint": 24 * 3600.0}
+"""An unfinished run that was written to within this time is taken to be under way; a training may write nothing for hours."""
 LISTED = 8
 What = Literal["run", "dataset", "checkpoint"]
 
@@ -194,7 +194,7 @@ def _check_idle(made: Sequence[Removal]) -> None:
             continue
         names = {entry.uri.rpartition("/")[2] for entry in each.first}
         idle = time.time() - each.written
-        if "run.json" in names and not names & {"commit.json", "train.json"} and idle < UNDER_WAY_S:
+        if "run.json" in names and not names & {"commit.json", "train.json"} and idle < UNDER_WAY_S[each.kind]:
             what = "training run" if each.kind == "checkpoint" else "run"
             raise RunError(
                 f"{what} {each.name!r} is unfinished and was written to {ages.ago(idle)} ago, so it may be under way: "

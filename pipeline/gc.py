@@ -28,6 +28,8 @@ from shardlens.pipeline.warehouse.runs import RunRecord
 
 STALE_MARK_S = 600.0
 """A mark of this age was left by a gc that was killed."""
+PUBLISHED_S = 3600.0
+"""Parts that a commit does not name stay for this long at least: a retry under way publishes some before it vouches for them."""
 OF_TRAINING = re.compile(r"step-\d+/[^/]+|owner|training\.parquet|metrics\.parquet")
 """What a training run that is neither begun nor complete can have left."""
 INTERRUPTED = "its deletion was interrupted"
@@ -136,6 +138,7 @@ class _Look:
         self.warehouse = warehouse
         now = time.time()
         self.old, self.abandoned = now - config.kept_s, now - config.unfinished_s
+        self.replaced = now - max(config.kept_s, PUBLISHED_S)
         self.now = now
 
     def removals(self) -> Iterator[Removal]:
@@ -166,7 +169,7 @@ class _Look:
             if _written(entries) <= self.abandoned:
                 idle = ages.ago(self.now - _written(entries))
                 yield holdings.removal_of_run(self.warehouse, name, f"unfinished, nothing written for {idle}", entries)
-        elif _modified(entries, f"{folder}/commit.json") <= self.old:
+        elif _modified(entries, f"{folder}/commit.json") <= self.replaced:
             replaced = self._replaced(record, entries)
             if replaced:
                 yield Removal("parts", name, "replaced, or never committed", rest=tuple(replaced))
@@ -183,7 +186,7 @@ class _Look:
                 own[table, name] = Entry(entry.uri, name, entry.size, _time(entry))
             elif table != "runs" and not f"{path}/".startswith(f"{place}/") and _time(entry) <= self.old:
                 strange.append(entry)
-        return [*runs.unneeded(record, own, self.now - self.old), *strange]
+        return [*runs.unneeded(record, own, self.now - self.replaced), *strange]
 
     def _of_dataset(self, name: str, entries: Sequence[Entry], needed: set[str]) -> Iterator[Removal]:
         folder = self.warehouse.dataset(name)

@@ -20,7 +20,7 @@ _GROUPS = {
     "Where": "warehouse executor address workers cpus-per-worker gpus-per-worker threads",
     "Output": "json output preview alert-block alert-webhook",
     "Rarely used": "sha256 start-timeout max-pixels max-quarantined max-unreadable shard-size image-timeout item-timeout "
-    "decode-scale compile channels-last cache-mb keep max-failures gamma power momentum border-weight border-sigma "
+    "decode-scale compile channels-last cache-mb max-failures gamma power momentum border-weight border-sigma "
     "focal-weight focal-gamma class-weight elastic elastic-grid min-visible plain-epochs copy-paste multi-scale milestones "
     "backbone-factor head-epochs unannotated strict mask-kind frame ensemble tta components largest-component min-area "
     "fill-holes threshold retries retry-delay-seconds timeout-hours port timeout memory-limit seed accumulate best-metric "
