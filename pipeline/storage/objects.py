@@ -27,6 +27,8 @@ T = TypeVar("T")
 BACKOFF = Backoff()
 LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict"}
 DELETED_AT_ONCE = 16
+IN_ONE_REQUEST = 500
+"""Objects that a request to S3 removes; S3 takes up to 1,000."""
 _MEMORY = threading.Lock()
 
 
@@ -216,10 +218,24 @@ def delete(uri: str) -> None:
 
 def delete_many(uris: Sequence[str]) -> None:
     """Remove many objects, several at once and in no certain order; those that are not there are fine."""
-    if uris:
-        with ThreadPoolExecutor(min(DELETED_AT_ONCE, len(uris))) as threads:
-            for _ in threads.map(delete, uris):
+    at_once = [uri for uri in uris if uri.startswith(("s3://", "s3a://"))]
+    others = [uri for uri in uris if not uri.startswith(("s3://", "s3a://"))]
+    for start in range(0, len(at_once), IN_ONE_REQUEST):
+        others += _delete_in_one_request(at_once[start : start + IN_ONE_REQUEST])
+    if others:
+        with ThreadPoolExecutor(min(DELETED_AT_ONCE, len(others))) as threads:
+            for _ in threads.map(delete, others):
                 pass
+
+
+def _delete_in_one_request(uris: Sequence[str]) -> list[str]:
+    """Remove objects of one bucket of S3; those that could not be removed are returned. (s3fs's own `rm` is silent on them.)"""
+    fs, _ = filesystem(uris[0])
+    keys = {fs.split_path(fs._strip_protocol(uri))[1]: uri for uri in uris}
+    bucket = fs.split_path(fs._strip_protocol(uris[0]))[0]
+    wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+    answer = retried(uris[0], lambda: fs.call_s3("delete_objects", Bucket=bucket, Delete=wanted))
+    return [keys[error["Key"]] for error in answer.get("Errors", ()) if error.get("Key") in keys]
 
 
 def delete_empty(uri: str) -> None:

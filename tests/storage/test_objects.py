@@ -79,6 +79,28 @@ def test_many_reads_keep_order_and_give_errors_as_values(root: str) -> None:
     assert found[21] == bytes([3, 3])
 
 
+def test_many_are_deleted_and_no_others(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "IN_ONE_REQUEST", 3)
+    names = [*(f"n{i}" for i in range(8)), "b c'é#%.bin", "a*", "a[1]", "below/n"]
+    for name in [*names, "stays", "a1", "ab"]:
+        storage.publish(storage.join(root, name), b"x")
+    storage.delete_many([storage.join(root, name) for name in [*names, "missing", "n0"]])
+    assert [entry.name for entry in storage.walk(root)] == ["a1", "ab", "stays"]
+    storage.delete_many([])
+
+
+@pytest.mark.s3
+def test_who_may_only_read_deletes_nothing(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{s3.uri}/kept"
+    storage.publish(uri, b"x")
+    for name, value in s3.server.reader().items():
+        monkeypatch.setenv(name, value)
+    storage.forget_connections()
+    with pytest.raises(AccessDeniedError, match=uri):
+        storage.delete_many([uri])
+    assert storage.exists(uri)
+
+
 def test_delete_of_nothing_is_fine(root: str) -> None:
     uri = storage.join(root, "gone")
     storage.publish(uri, b"")
