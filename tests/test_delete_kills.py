@@ -27,7 +27,7 @@ from tests.conftest import ROOT, Bucket
 from tests.small_warehouse import add_dataset, add_metrics, add_run, add_training, create
 
 SHARDS = 20
-LOOSE = {"disk": 4000, "s3": 3000}
+LOOSE = {"disk": 4000, "s3": 1500}
 """Further objects of the run that is removed, so that its removal takes a while."""
 
 pytestmark = [pytest.mark.timeout(600)]
