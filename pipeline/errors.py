@@ -57,7 +57,7 @@ class DatasetError(ShardlensError):
 
 
 class ImageError(ShardlensError):
-    """One image that cannot be fetched, decoded or predicted; it costs no neighbor."""
+    """One image that cannot be fetched, decoded or predicted; the others of its shard are predicted all the same."""
 
 
 class RunError(ShardlensError):

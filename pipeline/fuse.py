@@ -113,9 +113,9 @@ def _check_alike(first: RunRecord, other: RunRecord) -> None:
         raise RunError(f"run {other.name!r} holds the regions of a {task} model: only boxes can be fused")
     there, here = ((r.dataset, r.dataset_version, r.settings.get("split")) for r in (first, other))
     if there != here:
-        told = ["{}@{}, split {}".format(name, version, split or "all") for name, version, split in (there, here)]
+        sources = ["{}@{}, split {}".format(name, version, split or "all") for name, version, split in (there, here)]
         raise RunError(
-            f"run {first.name!r} is of {told[0]}, run {other.name!r} of {told[1]}: predict the same images with both models"
+            f"run {first.name!r} is of {sources[0]}, run {other.name!r} of {sources[1]}: predict the same images with both models"
         )
 
 

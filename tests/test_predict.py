@@ -147,7 +147,7 @@ def test_other_settings_under_the_name_are_refused(warehouse: str, local: Execut
 
 
 @pytest.mark.parametrize("option", ["raise_on=7", "nan_on=7", "raise_on=9", "nan_on=12"])
-def test_an_image_that_fails_costs_no_neighbor(warehouse: str, local: Executor, option: str) -> None:
+def test_an_image_that_fails_is_quarantined_alone(warehouse: str, local: Executor, option: str) -> None:
     report = predict(config(warehouse, option, max_quarantined=0.1), local)
     assert (report.predictions, report.quarantined) == (2 * IMAGES - 2, 1)
     outcomes = rows(warehouse, "outcomes").to_pylist()

@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from shardlens.pipeline.errors import StorageError, TrainingError
+from shardlens.pipeline.executors import malloc
 from shardlens.pipeline.executors.base import Progress, ProgressListener, no_progress
-from shardlens.pipeline.executors.malloc import keep_freed_memory
 from shardlens.pipeline.images.prefetch import Prefetch
 from shardlens.pipeline.networks.checkpoints import step_folder
 from shardlens.pipeline.training import scores, state
@@ -77,10 +77,10 @@ def fit(job: TrainJob, worker: Worker) -> Trained:
 
 @contextmanager
 def _own_settings(job: TrainJob, worker: Worker) -> Iterator[None]:
-    """Threads and random numbers of this run, given back afterwards."""
+    """Threads, random numbers and use of freed memory of this run; the caller's again afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.threads)
-    keep_freed_memory()
+    malloc.keep_freed_memory()
     try:
         device = torch.device(worker.device)
         with torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []):
@@ -88,6 +88,7 @@ def _own_settings(job: TrainJob, worker: Worker) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+        malloc.restore_defaults()
 
 
 class Loop:
@@ -98,10 +99,10 @@ class Loop:
         self.stepper = Stepper(job, worker)
         self.data = TrainingData(job, self.stepper.rule)
         self._try()
-        told = worker.report if worker.rank == 0 else no_progress
+        listener = worker.report if worker.rank == 0 else no_progress
         stepper = self.stepper
         self.validator = (
-            Validator(job, stepper.rule, stepper.device, job.precision, told) if job.val_split is not None else None
+            Validator(job, stepper.rule, stepper.device, job.precision, listener) if job.val_split is not None else None
         )
         self.writer = state.Writer(job.folder, job.config.keep, job.command)
         self.steps_of_epoch = steps_per_epoch(job.images, job.config.global_batch)

@@ -14,7 +14,7 @@ from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
 
 
 class Deaths:
-    """An executor whose workers die of some images: of each as often as is given."""
+    """An executor whose workers die of some images: of each as often as is given. The last item is ready first."""
 
     placement = Placement()
 
@@ -29,7 +29,7 @@ class Deaths:
         assert attempts == 1
         assert all(work.probe for work in works)
         self.calls.append([[image.image_id for image in work.shard.images] for work in works])
-        for work in works:
+        for work in reversed(works):
             guilty = [image.image_id for image in work.shard.images if self.times.get(image.image_id, 0) > 0]
             for number in guilty:
                 self.times[number] -= 1
@@ -51,9 +51,10 @@ def test_each_single_guilty_image_is_blamed_alone(images: int) -> None:
         assert failure.message.startswith(f"{guilty}.png: the worker process died each time")
 
 
-def test_several_guilty_images_are_blamed_in_order() -> None:
-    failures = isolate(Deaths({7: 99, 2: 99, 1: 99}), None, shard(7))  # type: ignore[arg-type]
-    assert [failure.image_id for failure in failures] == [1, 2, 7]
+@pytest.mark.parametrize(("images", "guilty"), [(4, (1, 4)), (7, (1, 2, 7)), (3, (1, 2, 3))])
+def test_several_guilty_images_are_blamed_in_order(images: int, guilty: tuple[int, ...]) -> None:
+    failures = isolate(Deaths(dict.fromkeys(guilty, 99)), None, shard(images))  # type: ignore[arg-type]
+    assert tuple(failure.image_id for failure in failures) == guilty
 
 
 def test_parts_of_one_round_share_a_call() -> None:

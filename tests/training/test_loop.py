@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +95,17 @@ def test_training_leaves_the_callers_random_numbers_and_threads_alone(config: Ma
     trained(config(**SEMANTIC, threads=threads + 1))
     assert torch.equal(torch.rand(1), expected)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_freed_memory_goes_back_to_the_system_after_training(config: Make) -> None:
+    trained(config(**SEMANTIC))
+    large = 128 << 20  # more than any block that is free in the heap
+    np.ones(large, np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(large, np.uint8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 100  # pages; kept memory needs no new ones
 
 
 def test_two_workers_are_one_with_twice_the_batch(config: Make, tmp_path: Path) -> None:
