@@ -361,6 +361,7 @@ def test_the_bytes_on_ray_are_those_of_the_local_run(warehouse: str, local: Exec
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_is_quarantined_alone(warehouse: str, ray: Executor) -> None:
     report = predict(config(warehouse, "exit_on=9", max_quarantined=0.1, shard_size=3), ray)  # 7, 8, 9: halved twice
     assert (report.predictions, report.quarantined) == (2 * IMAGES - 2, 1)

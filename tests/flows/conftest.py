@@ -27,6 +27,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PREFECT_HOME", str(home))
         environment.delenv("PREFECT_API_URL", raising=False)
+        environment.setenv("PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS", "3")  # 30 by default
         with (
             temporary_settings({PREFECT_HOME: home}, restore_defaults={PREFECT_API_URL}),
             prefect_server(free_ports(1)[0]) as url,

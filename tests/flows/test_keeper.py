@@ -19,19 +19,24 @@ from prefect.settings import get_current_settings
 
 from tests.conftest import ROOT
 
-NEVER = "0 3 1 1 *"
+NEVER = 365 * 86400.0
+"""Seconds between the schedule's runs, of which none is due then."""
 NAME = "sleeper/nightly"
 
 
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A file that a run of the sleeping flow waits for the end of."""
+    (tmp_path / "held").touch()
+    return tmp_path / "held"
+
+
 @contextmanager
-def serving(prefect_api: str, cron: str = NEVER) -> Iterator[subprocess.Popen[str]]:
+def serving(prefect_api: str, every: float = NEVER) -> Iterator[subprocess.Popen[str]]:
     """A process that serves the sleeping flow, from the moment that it does."""
     environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
-    environment |= {
-        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
-        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
-    }
-    command = [sys.executable, "-m", "tests.flows.sleeper", cron]
+    environment |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    command = [sys.executable, "-m", "tests.flows.sleeper", str(every)]
     with subprocess.Popen(
         command,
         env=environment,
@@ -101,11 +106,11 @@ def test_the_last_one_that_serves_pauses_the_schedule(prefect_api: str, client: 
 
 @pytest.mark.prefect
 @pytest.mark.slow
-def test_the_slot_of_a_dead_run_is_free_at_once(prefect_api: str, client: SyncPrefectClient) -> None:
+def test_the_slot_of_a_dead_run_is_free_at_once(prefect_api: str, client: SyncPrefectClient, held: Path) -> None:
     """The machine fails in the middle of a run: the next one begins as soon as somebody serves again."""
     with serving(prefect_api) as process:
         deployment = client.read_deployment_by_name(NAME)
-        dead = client.create_flow_run_from_deployment(deployment.id, parameters={"seconds": 600}).id
+        dead = client.create_flow_run_from_deployment(deployment.id, parameters={"while_there": str(held)}).id
         waited(lambda: state(client, dead) == "Running")
         process.kill()
         for pid in processes_of(dead):
@@ -120,10 +125,12 @@ def test_the_slot_of_a_dead_run_is_free_at_once(prefect_api: str, client: SyncPr
 
 @pytest.mark.prefect
 @pytest.mark.slow
-def test_a_run_by_hand_waits_and_the_schedules_own_is_left_out(prefect_api: str, client: SyncPrefectClient) -> None:
-    with serving(prefect_api, "* * * * *") as process:
+def test_a_run_by_hand_waits_and_the_schedules_own_is_left_out(
+    prefect_api: str, client: SyncPrefectClient, held: Path
+) -> None:
+    with serving(prefect_api, 20.0) as process:
         deployment = client.read_deployment_by_name(NAME)
-        first = client.create_flow_run_from_deployment(deployment.id, parameters={"seconds": 75}).id
+        first = client.create_flow_run_from_deployment(deployment.id, parameters={"while_there": str(held)}).id
         waited(lambda: state(client, first) == "Running")
         by_hand = client.create_flow_run_from_deployment(deployment.id).id
         waited(lambda: state(client, by_hand) == "AwaitingConcurrencySlot")
@@ -135,6 +142,8 @@ def test_a_run_by_hand_waits_and_the_schedules_own_is_left_out(prefect_api: str,
             ]
         )
         assert "a run of this schedule is under way" in (left_out[0].state.message or "")
-        assert state(client, first) in {"Running", "Completed"}
+        assert state(client, first) == "Running"
+        assert state(client, by_hand) not in {"Running", "Completed"}
+        held.unlink()
         waited(lambda: state(client, by_hand) == "Completed", 150)
         stopped(process)
