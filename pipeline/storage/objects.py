@@ -248,6 +248,13 @@ def delete_empty(uri: str) -> None:
 def delete_folder(uri: str) -> None:
     """Remove everything below a folder or prefix, one by one in no certain order; one that is not there is fine."""
     fs, path = filesystem(uri)
+    if not is_local(uri):
+        names = retried(uri, lambda: fs.find(path))
+        prefix = path.rstrip("/")
+        delete_many(
+            [f"{uri.rstrip('/')}{name.removeprefix(prefix)}" for name in names if name.startswith(f"{prefix}/")]
+        )
+        return
 
     def remove() -> None:
         try:

@@ -89,6 +89,14 @@ def test_many_are_deleted_and_no_others(root: str, monkeypatch: pytest.MonkeyPat
     storage.delete_many([])
 
 
+def test_a_folder_is_deleted_with_all_below_it_and_nothing_beside_it(root: str) -> None:
+    for name in ("a/one", "a/b/two", "ab"):
+        storage.publish(storage.join(root, name), b"x")
+    storage.delete_folder(storage.join(root, "a"))
+    storage.delete_folder(storage.join(root, "a"))
+    assert [entry.name for entry in storage.walk(root)] == ["ab"]
+
+
 @pytest.mark.s3
 def test_who_may_only_read_deletes_nothing(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"{s3.uri}/kept"
@@ -98,6 +106,8 @@ def test_who_may_only_read_deletes_nothing(s3: Bucket, monkeypatch: pytest.Monke
     storage.forget_connections()
     with pytest.raises(AccessDeniedError, match=uri):
         storage.delete_many([uri])
+    with pytest.raises(AccessDeniedError, match=uri):
+        storage.delete_folder(s3.uri)
     assert storage.exists(uri)
 
 
