@@ -13,11 +13,7 @@ from prefect.schedules import Interval
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
-from shardlens.flows import keeper
-from shardlens.flows.automations import AlertTarget
 from shardlens.flows.embedded import flow
-from shardlens.flows.keeper import ONE_AT_A_TIME
-from shardlens.flows.serve import ServeConfig, keep
 
 LIMIT_S = 600.0
 
@@ -32,6 +28,10 @@ def sleeper(while_there: str = "") -> None:
 
 def main(seconds: float) -> None:
     """Serve it as `shardlens serve` serves its flow, but each so many seconds, and with a round of upkeep each second."""
+    from shardlens.flows import keeper  # with torch: seconds, which a run of the flow itself does not need
+    from shardlens.flows.automations import AlertTarget
+    from shardlens.flows.keeper import ONE_AT_A_TIME
+    from shardlens.flows.serve import ServeConfig, keep
     from tests.flows.sleeper import sleeper  # by its module's name, as runs import it
 
     keeper.UPKEEP_S = 1.0

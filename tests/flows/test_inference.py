@@ -158,7 +158,7 @@ def test_a_store_that_comes_back_costs_a_retry(
         ({"weights": "/nowhere/weights.pt"}, WeightsError, "no weights at /nowhere/weights.pt"),
     ],
 )
-def test_a_fault_of_the_settings_is_told_at_once(
+def test_a_fault_of_the_settings_is_reported_at_once(
     client: SyncPrefectClient, shapes: PredictConfig, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     state = infer(replace(shapes, network=replace(shapes.network, **changes)))

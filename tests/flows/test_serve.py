@@ -158,7 +158,7 @@ def test_a_leap_day_comes_true() -> None:
         ("0 * * * *", "Asia/Tokyo", False),
     ],
 )
-def test_what_a_change_of_the_clocks_does_is_said(line: str, zone: str, noted: bool) -> None:
+def test_what_a_change_of_the_clocks_does_is_reported(line: str, zone: str, noted: bool) -> None:
     note = clock_change_note(line, zone)
     assert (note is not None) is noted
     assert not noted or f"{zone} has summer time" in str(note)

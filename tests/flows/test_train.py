@@ -102,7 +102,7 @@ def test_a_training_that_failed_goes_on_where_it_was(
     assert sorted(query(warehouse, doubled)["epoch"].to_pylist()) == [1, 2, 3]
 
 
-def test_what_cannot_work_is_told_at_once(client: SyncPrefectClient, learning: TrainConfig) -> None:
+def test_what_cannot_work_is_reported_at_once(client: SyncPrefectClient, learning: TrainConfig) -> None:
     state = train(replace(learning, val_split="dev"))
     with pytest.raises(ConfigError, match="no split 'dev' to validate on: it has train, val"):
         state.result()
@@ -123,7 +123,7 @@ def test_what_fits_of_the_weights_is_shown(
     assert caplog.text.count(f"tensors of {first.checkpoint} fit") >= 2  # in the check, and at the start
 
 
-def test_weights_that_do_not_fit_are_told_before_anything_starts(
+def test_weights_that_do_not_fit_are_reported_before_anything_starts(
     client: SyncPrefectClient, learning: TrainConfig, tmp_path: Path
 ) -> None:
     strange = tmp_path / "strange.pth"
