@@ -62,7 +62,7 @@ def test_a_run_goes_with_its_parts_and_scores_and_the_others_stay(warehouse: War
     assert names(warehouse) == ["stays"]
 
 
-def test_deleting_twice_is_no_error_and_a_near_name_is_told(warehouse: Warehouse) -> None:
+def test_deleting_twice_is_no_error_and_a_near_name_is_reported(warehouse: Warehouse) -> None:
     add_run(warehouse, "first", SCORES)
     add_run(warehouse, "second", SCORES)
     assert delete(of(warehouse, "run", "first")).objects == 6

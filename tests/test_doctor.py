@@ -98,14 +98,14 @@ def test_a_warehouse_is_counted(tmp_path: Path) -> None:
     assert (writing.state, storage.children(str(tmp_path))) == ("ok", ["runs/", "warehouse.json"])
 
 
-def test_a_place_that_holds_something_else_is_told(tmp_path: Path) -> None:
+def test_a_place_that_holds_something_else_is_reported(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
     (found, _) = doctor.warehouse(str(tmp_path))
     assert (found.state, found.found) == ("fail", f"{tmp_path} is no warehouse, and holds holiday.jpg")
     assert "--warehouse" in found.remedy
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (finding,) = [each for each in doctor.warehouse(str(tmp_path / "file" / "w")) if each.state == "fail"]
     assert str(tmp_path / "file") in finding.found
@@ -118,7 +118,7 @@ def test_an_s3_store_that_works(s3: Bucket) -> None:
 
 
 @pytest.mark.s3
-def test_wrong_keys_and_missing_buckets_are_told(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_and_missing_buckets_are_reported(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     (missing,) = doctor.warehouse("s3://no-such-bucket/w")
     assert (missing.state, "its bucket does not exist" in missing.found) == ("fail", True)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-key-of-mine")
@@ -129,7 +129,7 @@ def test_wrong_keys_and_missing_buckets_are_told(s3: Bucket, monkeypatch: pytest
     assert "wrong-key-of-mine" not in refused.found
 
 
-def test_a_store_that_is_down_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_down_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:pass@127.0.0.1:{port}")
     (finding,) = doctor.warehouse("s3://bucket/w")
@@ -188,7 +188,7 @@ def test_ray_runs_something() -> None:
 
 
 @pytest.mark.ray
-def test_a_ray_cluster_that_is_not_there_is_told() -> None:
+def test_a_ray_cluster_that_is_not_there_is_reported() -> None:
     (port,) = free_ports(1)
     finding = doctor.ray(f"127.0.0.1:{port}")
     assert (finding.state, finding.remedy) == ("fail", "--executor local works without Ray")

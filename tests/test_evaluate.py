@@ -333,7 +333,7 @@ def test_settings_are_checked_at_once():
         EvaluateConfig("a/b")
 
 
-def test_a_run_that_is_not_whole_is_not_scored(warehouse):
+def test_a_run_that_is_not_complete_is_not_scored(warehouse):
     runs.begin(RunRecord(warehouse, "half", "shapes", "v1", {}, 2, {}))
     with pytest.raises(RunError, match="run 'half' is not complete"):
         run(warehouse, "half")

@@ -197,7 +197,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     assert storage.size(str(tmp_path / "out.json")) > 100_000
 
 
-def test_an_old_file_stays_until_the_new_one_is_whole(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_an_old_file_stays_until_the_new_one_is_complete(warehouse: Warehouse, tmp_path: Path) -> None:
     record = small.add_run(warehouse, "a", [[0.5], [0.5], [0.4]])
     (tmp_path / "out.json").write_text("old")
     storage.delete(record.prediction_parts()[1])

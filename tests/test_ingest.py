@@ -168,7 +168,7 @@ def test_a_report_reads_well_and_is_json(tmp_path: Path, images: str) -> None:
     assert str(clean).endswith("no problems found")
 
 
-def test_formats_are_told_and_splits_of_folders_kept(tmp_path: Path) -> None:
+def test_formats_are_recognized_and_splits_of_folders_kept(tmp_path: Path) -> None:
     voc = {
         "JPEGImages/a.jpg": jpeg(),
         "JPEGImages/b.jpg": jpeg(),
@@ -209,7 +209,7 @@ def test_settings_that_cannot_work(tmp_path: Path, images: str, settings: dict[s
         take(tmp_path, **{"images": images, **settings})
 
 
-def test_a_place_that_is_no_warehouse_is_told_before_the_work(tmp_path: Path, images: str) -> None:
+def test_a_place_that_is_no_warehouse_is_reported_before_the_work(tmp_path: Path, images: str) -> None:
     seen: list[Progress] = []
     with pytest.raises(StorageError, match=r"images is not a warehouse and is not empty"):
         ingest(IngestConfig("set", images=images, warehouse=images), Here(), seen.append)
@@ -218,7 +218,7 @@ def test_a_place_that_is_no_warehouse_is_told_before_the_work(tmp_path: Path, im
         Dataset.open(Warehouse(images), "set")
 
 
-def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, images: str) -> None:
+def test_what_is_not_there_is_reported_with_what_is(tmp_path: Path, images: str) -> None:
     warehouse = Warehouse(str(tmp_path / "warehouse"))
     warehouse.create()
     with pytest.raises(
@@ -234,7 +234,7 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, images: str) -> 
     assert [dataset.name for dataset in list_datasets(warehouse)] == ["cells", "shapes"]
 
 
-def test_a_version_is_not_seen_before_it_is_whole(tmp_path: Path, images: str) -> None:
+def test_a_version_is_not_seen_before_it_is_complete(tmp_path: Path, images: str) -> None:
     report, _ = take(tmp_path, images)
     (tmp_path / "warehouse" / "datasets" / "set" / "latest.json").unlink()
     warehouse = Warehouse(str(tmp_path / "warehouse"))

@@ -193,7 +193,9 @@ def test_a_retry_can_be_given_again_until_the_image_is_mended(warehouse: str, lo
     assert rows(warehouse)["image_id"].to_pylist() == [i for i in range(1, IMAGES + 1) for _ in range(2)]
 
 
-def test_the_first_command_after_a_retry_finds_the_run_whole(warehouse: str, local: Executor, tmp_path: Path) -> None:
+def test_the_first_command_after_a_retry_finds_the_run_complete(
+    warehouse: str, local: Executor, tmp_path: Path
+) -> None:
     bad = sorted((tmp_path / "images").iterdir())[8]
     good = bad.read_bytes()
     bad.write_bytes(b"")
@@ -338,7 +340,9 @@ def test_weights_are_asked_for(warehouse: str, local: Executor) -> None:
         ({"run": "a/b"}, "run 'a/b' cannot be used as a name"),
     ],
 )
-def test_wrong_settings_are_said(warehouse: str, local: Executor, settings: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_reported(
+    warehouse: str, local: Executor, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         predict(config(warehouse, **settings), local)
 

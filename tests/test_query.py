@@ -64,7 +64,7 @@ def test_metrics_and_curves_of_committed_runs(wh: str) -> None:
     assert rows(wh, "SELECT run, precision FROM curves WHERE dataset = 'shapes'") == [("first", 1.0)]
 
 
-def test_steps_and_validations_of_whole_training_runs(tmp_path: Path) -> None:
+def test_steps_and_validations_of_complete_training_runs(tmp_path: Path) -> None:
     warehouse = fill(str(tmp_path))
     small.add_training(Warehouse(warehouse), "detector", [4.0, 3.0, 2.0, 1.0])
     small.add_training(Warehouse(warehouse), "first", [9.0, 9.0])  # the name of a run of predictions too

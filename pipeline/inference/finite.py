@@ -1,4 +1,4 @@
-"""Values inside a detector that are not finite: its thresholds drop them, so that nothing would be found and nothing said."""
+"""Values inside a detector that are not finite: its thresholds drop them, and the image would seem to be empty."""
 
 from __future__ import annotations
 

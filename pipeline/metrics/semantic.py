@@ -126,10 +126,10 @@ class SemanticScore:
     def rows(self, categories: Sequence[tuple[int, str]]) -> Iterator[dict[str, Any]]:
         """Rows of `tables.METRICS` (run and dataset left to the caller); support = pixels of the truth."""
         pixels = self.confusion.sum(axis=1)
-        whole = {"task": "semantic", "support": int(pixels[1:].sum())}
+        overall = {"task": "semantic", "support": int(pixels[1:].sum())}
         for metric in BY_CATEGORY:
-            yield {**whole, "metric": metric, "value": self.mean(metric)}
-        yield {**whole, "metric": "pixel_accuracy", "value": self.pixel_accuracy, "support": int(pixels.sum())}
+            yield {**overall, "metric": metric, "value": self.mean(metric)}
+        yield {**overall, "metric": "pixel_accuracy", "value": self.pixel_accuracy, "support": int(pixels.sum())}
         for metric, values in self.by_category.items():
             columns = zip(categories, values.tolist(), pixels[1:].tolist(), strict=True)
             for (category_id, name), value, support in columns:

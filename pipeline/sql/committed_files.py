@@ -46,7 +46,7 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         self.opened: set[str] = set()
         """Paths that have been opened."""
         self.failures: list[ShardlensError] = []
-        """What went wrong, told better than DuckDB can: it only sees that a Python function raised."""
+        """What went wrong, in more detail than DuckDB can give: it only sees that a Python function raised."""
         self._whole: dict[str, bytes] = {}
         self._checked: set[str] = set()
 
@@ -136,7 +136,7 @@ class CommittedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec is unt
         return self.files[name]
 
     def _data(self, path: str) -> bytes | None:
-        """The bytes of a file that is kept whole; None for those read in ranges."""
+        """The bytes of a file that is kept completely; None for those read in ranges."""
         name = self._strip_protocol(path)
         file = self.files[name]
         if file.data is not None or file.size is not None:

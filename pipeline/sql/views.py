@@ -79,7 +79,7 @@ def _from_json(lines: bytes) -> pa.Table:
 
 
 def _parts(record: RunRecord) -> dict[str, File]:
-    """The parts that the commit names, whatever else lies beside them."""
+    """The parts that the commit names, whatever else is in their folder."""
     place = f"dataset={record.dataset}/run={record.name}"
     files = {}
     for parts, predictions, outcomes in zip(

@@ -258,10 +258,10 @@ class Loop:
     def _save(self) -> None:
         """Sum up what the workers noted, and let the first one begin to write a checkpoint."""
         workers = self.worker.world_size
-        whole = sum_over_workers(self.noted, workers, self.stepper.device)
-        self.table = pa.concat_tables([self.table, steps_table(self.job, whole)])
+        steps = sum_over_workers(self.noted, workers, self.stepper.device)
+        self.table = pa.concat_tables([self.table, steps_table(self.job, steps)])
         self.noted = []
-        failures = self.data.unreadable.copy()  # which grows beside the steps
+        failures = self.data.unreadable.copy()  # which grows while the steps are taken
         own = {str(i): f"image {i} ({f.stage}): {f.message}" for i, f in failures.items()}
         unreadable = {**self.reached.unreadable, **merge_over_workers(own, workers)}
         self.reached = replace(self.reached, unreadable=unreadable)

@@ -65,7 +65,7 @@ def semantic(
     Args:
         images: (3, h, w) uint8 each.
         targets: for each map (h, w) uint8 labels, VOID where a pixel is not learned from; and perhaps border (h, w)
-            float, what its pixels weigh in the cross entropy beside their class's weight.
+            float, what its pixels weigh in the cross entropy, in addition to their class's weight.
 
     Raises:
         ModelError: the model gives a map under a name that says nothing of its weight.

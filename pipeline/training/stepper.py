@@ -220,7 +220,7 @@ class Stepper:
         return self.ema.average if self.ema else self.network.state_dict()
 
     def state(self) -> dict[str, Any]:
-        """Whatever the steps change beside the weights that predict."""
+        """Whatever the steps change in addition to the weights that predict."""
         averaged = {"network": self.network.state_dict(), "updates": self.ema.updates} if self.ema else {}
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), **averaged}
 

@@ -141,7 +141,7 @@ def freeze(network: nn.Module, names: Set[str]) -> RemovableHandle:
     """Keep the parameters and buffers called `names` to the bit: no gradients, their modules in evaluation mode.
 
     Modules of which nothing else is learned (norms with their statistics, dropout) are put into evaluation mode at every
-    forward pass, whatever `train()` said. Removing the handle ends that.
+    forward pass, whatever `train()` set. Removing the handle ends that.
     """
     kept = list(_wholly(network, "", names))
     if len(kept) and any(module is network for module in kept):

@@ -273,9 +273,9 @@ def digest(*tables: pa.Table) -> str:
     """SHA-256 over the rows of `tables` in order, whatever their chunks: the identity of their content."""
     sink = _Hasher()
     for table in tables:
-        whole = table.replace_schema_metadata(None).combine_chunks()
-        with pa.ipc.new_stream(sink, whole.schema) as writer:
-            writer.write_table(whole)
+        plain = table.replace_schema_metadata(None).combine_chunks()
+        with pa.ipc.new_stream(sink, plain.schema) as writer:
+            writer.write_table(plain)
     return sink.sha.hexdigest()
 
 

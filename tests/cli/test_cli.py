@@ -63,7 +63,7 @@ def test_lists_are_tables_and_json(warehouse: Path) -> None:
     assert {"unet", "darknet"} <= {row["model"] for row in json.loads(shardlens("models", "--json").stdout)}
 
 
-def test_a_query_writes_where_it_is_told(warehouse: Path, tmp_path: Path) -> None:
+def test_a_query_writes_where_it_is_reported(warehouse: Path, tmp_path: Path) -> None:
     sql = "SELECT count(*) AS images FROM outcomes"
     assert json.loads(shardlens("query", sql, "--json", warehouse=warehouse).stdout) == [{"images": 8}]
     done = shardlens("query", sql, "--format", "csv", "--output", tmp_path / "out.csv", warehouse=warehouse)

@@ -316,7 +316,7 @@ def test_a_retry_keeps_the_settings(warehouse: str, local: Executor, tmp_path: P
         ({"model": "tests.plain_segmenters:FIXED", "tta": "0.5"}, "takes images of 32 x 32 pixels alone: leave it out"),
     ],
 )
-def test_what_does_not_fit_is_said(warehouse: str, local: Executor, given: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_reported(warehouse: str, local: Executor, given: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         predict(config(warehouse, **given), local)  # type: ignore[arg-type]
 

@@ -47,7 +47,7 @@ def test_defaults_stand_where_a_key_is_missing():
         ("xnor=1", lambda s: s.refuse("binary", "xnor"), "xnor=1 is not supported; remove it or set it to 0"),
     ],
 )
-def test_a_bad_value_is_told_with_its_section_and_line(body, read, message):
+def test_a_bad_value_is_reported_with_its_section_and_line(body, read, message):
     with pytest.raises(ModelError, match=message):
         read(section(body))
 
@@ -93,7 +93,7 @@ def test_what_is_no_cfg_is_refused(cfg, message):
         ("filters=4\n", "filters=4\ngroups=3\n", "groups=3 divides not both 4 channels and 4 filters"),
     ],
 )
-def test_a_network_that_cannot_be_is_told_with_its_line(old, new, message):
+def test_a_network_that_cannot_be_is_reported_with_its_line(old, new, message):
     assert TINY_CFG.count(old) == 1
     cfg = TINY_CFG.replace(old, new)
     if message is None:

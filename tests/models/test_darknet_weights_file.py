@@ -74,7 +74,7 @@ HEAD = 13 * 3
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(80, 255), (1, 18)])
-def test_weights_of_other_classes_are_told_by_their_length(network, classes, channels):
+def test_weights_of_other_classes_are_reported_by_their_length(network, classes, channels):
     data = file(floats=FLOATS + (classes - CLASSES) * HEAD)
     many = f"{abs(classes - CLASSES) * HEAD} {'too many' if classes > CLASSES else 'missing'}"
     message = rf"{many}; layer 9 would be \({channels},\) there and is \(27,\) here: is it of other classes"

@@ -59,7 +59,7 @@ def test_another_model_altogether():
 @pytest.mark.parametrize(
     "name", ["fcos_small", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "unet"]
 )
-def test_a_head_for_other_classes_is_told_as_that(name):
+def test_a_head_for_other_classes_is_reported_as_that(name):
     source, target = build(name, 6), build(name, 4)
     with pytest.raises(
         WeightsError, match=r"its head tells 6 classes apart, the model's 4; give the labels it was trained with: \d"

@@ -58,7 +58,7 @@ def test_a_value_of_another_type_is_refused(name, given, expected):
         coerce(SPEC, {"cfg": "", name: given})
 
 
-def test_an_option_without_a_type_is_told():
+def test_an_option_without_a_type_is_reported():
     def build(*, num_classes: int, size=3):
         return None
 

@@ -78,7 +78,7 @@ def test_a_model_keeps_its_own_dtype():
     torch.testing.assert_close(target.classifier.weight, unet(0).classifier.weight, rtol=1e-3, atol=1e-4)
 
 
-def test_norms_without_counters_are_whole():
+def test_norms_without_counters_are_complete():
     state = {k: v for k, v in unet(0).state_dict().items() if not k.endswith("num_batches_tracked")}
     target = unet(1)
     load(target, torch_file(state), "x")
@@ -113,7 +113,7 @@ def test_darknets_weights_go_to_a_model_that_takes_them():
     ],
 )
 @pytest.mark.parametrize("name", ["unet", "darknet"])
-def test_what_is_no_weights_file_is_told(name, data, found):
+def test_what_is_no_weights_file_is_reported(name, data, found):
     if name == "darknet" and "no known kind" in found:
         found = "is 8 bytes, expected a Darknet .weights file"
     model = unet() if name == "unet" else build("darknet", CLASSES, {"cfg": TINY_CFG})
@@ -122,7 +122,7 @@ def test_what_is_no_weights_file_is_told(name, data, found):
 
 
 @pytest.mark.parametrize("keep", [9, 100, -1])
-def test_a_file_cut_short_is_told(keep):
+def test_a_file_cut_short_is_reported(keep):
     for data in (torch_file(unet().state_dict()), save(unet(), NOTE)):
         with pytest.raises(WeightsError, match=r"x: is damaged or cut short \(\d+ bytes\): .*; fetch it again"):
             load(unet(), data[:keep], "x")
@@ -165,13 +165,13 @@ def test_a_checkpoint_says_what_it_belongs_to():
     "note",
     ["no json", json.dumps({"model": "unet"}), json.dumps([1]), json.dumps({"model": "", "options": {}, "labels": []})],
 )
-def test_a_damaged_checkpoint_is_told(note):
+def test_a_damaged_checkpoint_is_reported(note):
     data = safetensors.torch.save({"a": torch.zeros(1)}, metadata={"shardlens": note})
     with pytest.raises(WeightsError, match=r"checkpoint's header is damaged|needs a model and the names"):
         read_checkpoint(data)
 
 
-def test_a_header_longer_than_the_file_is_told():
+def test_a_header_longer_than_the_file_is_reported():
     with pytest.raises(WeightsError, match="header is damaged"):
         read_checkpoint(struct.pack("<Q", 5000) + b'{"__metadata__": ')
 
@@ -273,7 +273,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", HARMLESS)
-def test_harmless_settings_beside_the_weights_are_passed_over(name, zipped):
+def test_harmless_settings_next_to_the_weights_are_passed_over(name, zipped):
     buffer = io.BytesIO()
     content = {"model": plain().state_dict(), "optimizer": {"state": {0: {}}}, name: HARMLESS[name]}
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)

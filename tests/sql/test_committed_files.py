@@ -81,7 +81,7 @@ def test_nothing_can_be_removed_or_touched(files: CommittedFiles, call: str) -> 
     assert storage.read(files.files["v/part"].uri) == BODY
 
 
-def test_a_short_file_is_told_by_its_place(files: CommittedFiles) -> None:
+def test_a_short_file_is_reported_by_its_place(files: CommittedFiles) -> None:
     with pytest.raises(
         StorageError, match=rf"/cut is damaged \({len(BODY)} bytes at 0 where {len(BODY) + 1} were expected"
     ):

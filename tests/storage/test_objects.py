@@ -143,7 +143,7 @@ def test_readers_never_see_a_part(tmp_path: Path) -> None:
     assert seen <= {letter * 100_000 for letter in (b"a", b"b", b"c", b"d")}
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert "free some" in str(storage.explain("/x", OSError(errno.ENOSPC, "No space left on device")))
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # the kernel refuses to write more, as a full disk does
@@ -187,7 +187,7 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 
 @pytest.mark.s3
-def test_wrong_keys_are_said_without_the_keys(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_reported_without_the_keys(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     storage.forget_connections()
     try:

@@ -86,7 +86,7 @@ ERRORS: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("words", "message"), ERRORS)
-def test_what_cannot_work_is_told_before_the_first_step(train: Run, words: tuple[str, ...], message: str) -> None:
+def test_what_cannot_work_is_reported_before_the_first_step(train: Run, words: tuple[str, ...], message: str) -> None:
     status, said = train(*words)
     assert status == 1
     assert "Traceback" not in said
@@ -108,7 +108,7 @@ UNET = ("--model", "unet", "--option", "depth=1", "--option", "width=4")
         ),
     ],
 )
-def test_settings_that_the_network_refuses_are_told_before_the_name_is_taken(
+def test_settings_that_the_network_refuses_are_reported_before_the_name_is_taken(
     train: Run, warehouse: str, words: tuple[str, ...], message: str, preview: tuple[str, ...]
 ) -> None:
     status, said = train("shapes", *words, *preview)
@@ -177,7 +177,7 @@ def test_images_too_narrow_for_the_network_are_named(train: Run, changed: Callab
     )
 
 
-def test_what_the_random_changes_make_too_small_is_told(train: Run) -> None:
+def test_what_the_random_changes_make_too_small_is_reported(train: Run) -> None:
     narrow = (*PIXELS[2:], "--model", "tests.training.color_models:WIDE")
     assert train("shapes", *narrow)[0] == 0
     status, said = train("shapes", *narrow, "--crop", "6", "5")
@@ -210,7 +210,7 @@ def test_a_cluster_that_is_named_and_not_used_is_a_warning(
 
 
 @pytest.mark.s3
-def test_a_store_that_may_not_be_written_is_told_before_the_first_step(
+def test_a_store_that_may_not_be_written_is_reported_before_the_first_step(
     train: Run, drawn: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for entry in storage.walk(str(drawn / "warehouse")):

@@ -60,7 +60,7 @@ def test_metrics_are_means_of_the_known_ones_by_epoch() -> None:
     assert metric_curves(metrics(("bbox", "AP", 1, 0.5), category_id=1, category="disc")) == []
 
 
-def test_boxes_and_masks_are_told_apart() -> None:
+def test_boxes_and_masks_are_distinguished() -> None:
     names = [curve.name for curve in metric_curves(metrics(("bbox", "AP", 1, 0.3), ("segm", "AP", 1, 0.2)))]
     assert names == ["bbox AP", "segm AP"]
 

@@ -143,7 +143,7 @@ def test_a_model_that_is_fitted_at_once_refuses_what_it_would_leave_alone(
         prepare(config(**RCNN, **given))
 
 
-def test_what_is_validated_on_is_told_as_it_is(config: Make) -> None:
+def test_what_is_validated_on_is_reported_as_it_is(config: Make) -> None:
     (only,) = prepare(config(**RCNN, val_split="train")).notes
     assert only == "rcnn is fitted in one pass over the images, nothing is validated: its weights are kept"
     assert "split 'train' is both trained on and validated on" in prepare(config(val_split="train")).notes[1]
@@ -158,7 +158,7 @@ def test_boxes_alone_teach_no_segmentation(config: Make, warehouse: str) -> None
         prepare(config(**SEMANTIC))
 
 
-def test_masks_of_another_size_are_told_before_they_are_drawn(config: Make, warehouse: str) -> None:
+def test_masks_of_another_size_are_reported_before_they_are_drawn(config: Make, warehouse: str) -> None:
     def narrowed(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "segmentation": {**row["segmentation"], "size": [64, 32]}} if row["image_id"] == 2 else row
 
@@ -216,7 +216,7 @@ def test_images_without_a_readable_header_are_left_out(config: Make, warehouse: 
         prepare(config(max_unreadable=0.1, strict=True))
 
 
-def test_unreadable_images_to_validate_on_are_told_before_the_first_step(config: Make, warehouse: str) -> None:
+def test_unreadable_images_to_validate_on_are_reported_before_the_first_step(config: Make, warehouse: str) -> None:
     def unread(row: dict[str, Any]) -> dict[str, Any]:
         return row | {
             "split": "train" if row["image_id"] > 4 else "val",

@@ -209,7 +209,7 @@ def test_a_run_that_others_had_begun_keeps_its_name(config: Make) -> None:
 
 
 @pytest.mark.parametrize("speedup", [1.9, 1.1])
-def test_bf16_that_gains_nothing_is_told_before_the_first_step(
+def test_bf16_that_gains_nothing_is_reported_before_the_first_step(
     speedup: float, config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -223,7 +223,7 @@ def test_a_batch_too_small_for_its_statistics_is_explained(config: Make) -> None
         trained(config(**{**SEMANTIC, "option": ("pooled=true",)}, dataset="pair", batch_size=1))
 
 
-def test_a_last_batch_too_small_for_its_statistics_is_told_before_the_first_step(config: Make) -> None:
+def test_a_last_batch_too_small_for_its_statistics_is_reported_before_the_first_step(config: Make) -> None:
     heard: list[Progress] = []
     job = prepare(
         config(**{**SEMANTIC, "option": ("pooled=true",)}, batch_size=2, accumulate=3)

@@ -82,7 +82,7 @@ def test_a_cluster_that_others_hold_is_waited_for_no_longer_than_asked(config: M
     ray.util.remove_placement_group(held)
 
 
-def test_ours_among_many_failures_is_the_one_that_is_told() -> None:
+def test_ours_among_many_failures_is_the_one_that_is_reported() -> None:
     failures: dict[int, Exception] = {0: RuntimeError("connection closed by peer"), 1: TrainingError("ours")}
     assert str(explain(WorkerGroupError("both", failures))) == "ours"
 
@@ -97,6 +97,6 @@ def test_a_failure_of_another_kind_is_named() -> None:
     assert str(found) == "training worker 1 failed: ValueError: bad shape"
 
 
-def test_a_failure_of_ray_itself_is_told() -> None:
+def test_a_failure_of_ray_itself_is_reported() -> None:
     found = explain(ControllerError(RuntimeError("no disk")))
     assert str(found) == "Ray could not run the training: RuntimeError: no disk"

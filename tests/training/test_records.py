@@ -58,7 +58,7 @@ def test_a_name_in_use_with_other_settings_shows_them(config: Make) -> None:
         claim(prepare(config(epochs=5)))
 
 
-def test_a_run_is_whole_once_it_is_finished(config: Make) -> None:
+def test_a_run_is_complete_once_it_is_finished(config: Make) -> None:
     job = prepare(config())
     assert [(claimed.fresh, claimed.done) for claimed in (claim(job), claim(job))] == [(True, None), (False, None)]
     finish(job, {"run": "r"}, Trained("ab", 2, ({"epoch": 1, "loss": 3.0},), 2, 1.0, 0.5, ()))

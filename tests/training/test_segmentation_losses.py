@@ -13,7 +13,7 @@ from shardlens.pipeline.training.config import TrainConfig
 from tests.training.conftest import SEMANTIC
 
 
-def test_every_loss_is_learned_from_and_told(config: Callable[..., TrainConfig]) -> None:
+def test_every_loss_is_trained_on_and_reported(config: Callable[..., TrainConfig]) -> None:
     chosen = {"focal_weight": 0.5, "border_weight": 10.0, "border_sigma": 3.0, "class_weight": ("disc=2",)}
     asked = config(**{**SEMANTIC, "option": ("auxiliary=true",)}, epochs=2, learning_rate=0.01, **chosen)
     found = train(asked)

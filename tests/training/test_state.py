@@ -84,7 +84,7 @@ def test_the_manifest_has_the_keys_of_earlier_versions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors", "state.pt", "steps.parquet"])
 @pytest.mark.parametrize("damage", ["lost", "cut", "emptied"])
-def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_checkpoint_that_is_not_complete_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     for step in (1, 2):
         state.write(str(tmp_path), snapshot(step))
     part = tmp_path / "step-000002" / name

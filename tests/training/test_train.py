@@ -42,7 +42,7 @@ def test_the_report_and_train_json_agree(config: Make, warehouse: str) -> None:
     assert report.losses["loss"] == pytest.approx(sum(report.losses.values()) / 2)
 
 
-def test_a_whole_run_is_reported_not_repeated(config: Make, drawn: Path) -> None:
+def test_a_complete_run_is_reported_not_repeated(config: Make, drawn: Path) -> None:
     first = train(config(**SEMANTIC))
     heard: list[Progress] = []
     assert train(config(**SEMANTIC), heard.append) == first
@@ -79,7 +79,7 @@ def test_the_report_of_an_earlier_version_is_read(config: Make, warehouse: str) 
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "train.json"])
-def test_a_run_that_is_not_whole_is_trained_again(config: Make, warehouse: str, lost: str) -> None:
+def test_a_run_that_is_not_complete_is_trained_again(config: Make, warehouse: str, lost: str) -> None:
     first = train(config(**SEMANTIC))
     storage.delete(f"{warehouse}/checkpoints/r/{lost}")
     assert train(config(**SEMANTIC)).sha256 == first.sha256

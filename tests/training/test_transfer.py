@@ -57,7 +57,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_a_backbone_fills_a_detector_and_the_rest_is_told(config: Make, tmp_path: Path) -> None:
+def test_a_backbone_fills_a_detector_and_the_rest_is_reported(config: Make, tmp_path: Path) -> None:
     network = models.build("fcos", 4, FCOS_OPTIONS)
     found = initialize(network, Path(a_backbone(tmp_path)).read_bytes(), "backbone.pth")
     assert {name for name in network.state_dict() if name.startswith("backbone.features")} == found.matched

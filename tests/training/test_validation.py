@@ -138,7 +138,7 @@ def test_predictions_that_are_no_numbers_stop_the_run(job: Callable[..., TrainJo
         validator(network_of(validator.job))
 
 
-def test_unreadable_images_are_told_or_count_as_missed(config: Make, warehouse: str, folder: Path) -> None:
+def test_unreadable_images_are_reported_or_count_as_missed(config: Make, warehouse: str, folder: Path) -> None:
     settings = {"model": MODELS["pixels"], "option": (), "dataset": "fragile"}
     asked = prepare(config(**settings))
     asked = replace(asked, val_split=None)  # all images, as there are no splits

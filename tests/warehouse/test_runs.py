@@ -309,7 +309,7 @@ def test_an_unknown_run_lists_the_nearest(tmp_path: Path) -> None:
         runs.find(run.warehouse, "yolo-frist")
 
 
-def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     run = runs.begin(record(tmp_path))
     Path(run.folder, "run.json").write_text("{")
     with pytest.raises(StorageError, match=r"run.json is not JSON"):

@@ -23,8 +23,8 @@ def cut_boxes(boxes: Tensor, height: int, width: int, least: float) -> tuple[Ten
     """
     edges = boxes.new_tensor([width, height, width, height])
     inside = boxes.clamp(min=torch.zeros_like(edges), max=edges)
-    sides, whole = inside[:, 2:] - inside[:, :2], boxes[:, 2:] - boxes[:, :2]
-    kept = (sides >= LEAST_SIDE).all(1) & (sides.prod(1) >= least * whole.prod(1))
+    sides, full = inside[:, 2:] - inside[:, :2], boxes[:, 2:] - boxes[:, :2]
+    kept = (sides >= LEAST_SIDE).all(1) & (sides.prod(1) >= least * full.prod(1))
     return inside[kept], kept
 
 

@@ -189,7 +189,7 @@ def test_all_stacks_are_taught():
     assert all(branch.heat[-1].weight.grad.abs().sum() > 0 for branch in model.top_left)
 
 
-def test_another_width_is_told_by_the_first_key():
+def test_another_width_is_reported_by_the_first_key():
     wide = build("cornernet", 3, {**SMALL, "width": 24})
     with pytest.raises(WeightsError, match=r"backbone.stem.0.0.weight \(12, 3, 7, 7\) in the file, \(8, 3, 7, 7\)"):
         load(build("cornernet", 3, SMALL), save(wide, Checkpoint("cornernet", {}, ("a",))), "x")

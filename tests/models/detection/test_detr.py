@@ -93,7 +93,7 @@ def test_a_checkpoint_under_the_key_model_loads_strictly():
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_another_network_is_told_by_the_first_key():
+def test_another_network_is_reported_by_the_first_key():
     sink = io.BytesIO()
     torch.save({"model": build("detr", 4, {**SMALL, "queries": 20}).state_dict()}, sink)
     with pytest.raises(WeightsError, match=r"query_embed.weight \(20, 32\) in the file, \(10, 32\) in the model"):

@@ -88,7 +88,7 @@ def test_images_are_padded_to_the_coarsest_stride():
     assert batch.image_sizes == [(76, 128)]
 
 
-def test_another_width_is_told_by_the_first_key():
+def test_another_width_is_reported_by_the_first_key():
     wide = build("efficientdet", 3, {**SMALL, "width": 24})
     with pytest.raises(
         WeightsError, match=r"backbone.coarser.0.weight \(24, 320, 1, 1\) in the file, \(16, 320, 1, 1\)"

@@ -32,7 +32,7 @@ def test_both_paths_together_are_one_dense_kernel():
     torch.testing.assert_close(thin(features)[inside], nn.functional.conv2d(features, dense))
 
 
-def test_borders_are_whole_pixels_and_weights_grow_with_the_kernels_side():
+def test_borders_are_complete_pixels_and_weights_grow_with_the_kernels_side():
     thin = GlobalConvolution(16, 4, 7)
     assert [layer.padding for path in (thin.tall_first, thin.wide_first) for layer in path] == [
         (3, 0),

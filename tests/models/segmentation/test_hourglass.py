@@ -32,7 +32,7 @@ def test_padding_is_cut_off():
     assert model(torch.rand(1, 3, 30, 33))["out"].shape == (1, 2, 30, 33)
 
 
-def test_another_width_is_told_by_the_first_key():
+def test_another_width_is_reported_by_the_first_key():
     wide = build("hourglass", 2, {**SMALL, "width": 16})
     with pytest.raises(WeightsError, match=r"stem.0.0.weight \(4, 3, 7, 7\) in the file, \(2, 3, 7, 7\) in the model"):
         load(build("hourglass", 2, SMALL), save(wide, Checkpoint("hourglass", {}, ("a",))), "x")
