@@ -102,6 +102,8 @@ def serve(
         entrypoint_type=EntrypointType.MODULE_PATH,  # a run imports the flow anew; it could not be sent
     )
     embedded = PREFECT_API_URL.value() is None
+    if embedded:
+        print("starting a Prefect server on this machine", file=sys.stderr, flush=True)  # it takes some seconds
     with prefect_server(schedule.port) as url:
         page = url.removesuffix("/api")
         paused = asyncio.run(keep(deployment, schedule, target, page, login() if embedded else None))

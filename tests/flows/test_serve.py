@@ -77,6 +77,7 @@ def test_a_schedule_starts_a_run_by_itself(shapes: PredictConfig, tmp_path: Path
     """Until its run is committed and its artifacts are on the server; then it ends, and no process of it remains."""
     with served(shapes, tmp_path, "--cron", "* * * * *") as (process, port):
         assert process.stderr is not None
+        assert process.stderr.readline() == "starting a Prefect server on this machine\n"
         assert "dataset_inference/shapes-by-unet: '* * * * *' UTC" in process.stderr.readline()
         with (
             temporary_settings({PREFECT_HOME: tmp_path / "prefect"}),
