@@ -8,6 +8,7 @@
 - `commands`: the commands that flows add to the command line
 - `server`, `credentials`, `embedded`: the embedded Prefect server, its password, and flows that start it
 - `serve`: the schedule of `shardlens serve`
+- `last_run`, `alert_events`: what of a run is worth an alert; `automations`, `alerts`: who is alerted
 - `synthetic_shapes`, `demo`: a drawn dataset, and the main job on it
 """
 

@@ -45,8 +45,11 @@ def emit_quarantined(report: PredictReport, limits: AlertLimits) -> None:
     if is_unchanged(report) or share <= limits.quarantined:
         return
     figures = {"quarantined": report.quarantined, "images": report.images, "share": share, "limit": limits.quarantined}
-    message = f"{report.quarantined} of {report.images} images ({share:.2%}) of {report.dataset} were quarantined"
-    _emit(QUARANTINED, report.run, report.dataset, figures, f"{message}, more than {limits.quarantined:.2%}")
+    message = (
+        f"{report.quarantined} of {report.images} images of {report.dataset} quarantined "
+        f"({share:.2%}, alert above {limits.quarantined:.2%})"
+    )
+    _emit(QUARANTINED, report.run, report.dataset, figures, message)
 
 
 def emit_fallen(evaluation: Evaluation, limits: AlertLimits, warehouse: str) -> None:

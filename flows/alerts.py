@@ -32,9 +32,9 @@ def alerts(
     remove:
         Remove the alerts of this deployment.
     """
-    if remove == bool(target):
+    if not (target or remove):
         raise ConfigError(
-            "whom to alert is not clear: name somebody with --alert-block or --alert-webhook, or --remove"
+            "it is not given whom to alert: name a block with --alert-block or a URL with --alert-webhook, or give --remove"
         )
     with prefect_server():
         asyncio.run(_set(deployment, AlertTarget() if remove else target))  # whatever the environment says

@@ -35,7 +35,7 @@ class AlertTarget:
     """Whom to alert: blocks of the Prefect server, a URL, or both."""
 
     block: Annotated[tuple[str, ...], Parameter(name="--alert-block", negative="", show_default=False)] = ()
-    """Blocks of the Prefect server to alert by, as slack-webhook/ops or sendgrid-email/ops."""
+    """A block of the Prefect server to alert by, as slack-webhook/ops or sendgrid-email/ops; may be given several times."""
     webhook: Annotated[
         str | None, Parameter(name="--alert-webhook", env_var="SHARDLENS_ALERT_WEBHOOK", show_env_var=True)
     ] = field(default=None, repr=False)
@@ -49,7 +49,7 @@ class AlertTarget:
                 raise ConfigError(f"block {name!r} cannot be: expected the block's type and name, as slack-webhook/ops")
         if self.webhook is not None and not _is_web(self.webhook):  # the address may be a secret
             raise ConfigError(
-                "the address given as --alert-webhook is no URL: expected one as https://example.com/hook"
+                "the address in SHARDLENS_ALERT_WEBHOOK or --alert-webhook is no URL: expected one as https://example.com/hook"
             )
 
     def __bool__(self) -> bool:
@@ -70,6 +70,7 @@ class Alert:
     """A kind of alert: which events it is about, and what it says. Texts are Prefect's templates, in Jinja."""
 
     title: str
+    when: str
     events: frozenset[str]
     subject: str
     text: str
@@ -86,6 +87,7 @@ RUN = (
 ALERTS = (
     Alert(
         "run failed",
+        "A run failed, crashed or ran out of time.",
         frozenset(f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")),
         "{{ flow_run.name }}: {{ flow_run.state.name }}",
         "{{ flow_run.state.message }}",
@@ -93,6 +95,7 @@ ALERTS = (
     ),
     Alert(
         "run late",
+        "A run did not start when it was due; reported once an hour at most.",
         frozenset({"prefect.flow-run.Late"}),
         "{{ deployment.name }}: run late",
         "The run due at {{ flow_run.expected_start_time }} has not started. Is a process alive that starts it?",
@@ -101,12 +104,14 @@ ALERTS = (
     ),
     Alert(
         "images quarantined",
+        "A larger share of a new run's images was quarantined than the parameter alerts allows.",
         frozenset({QUARANTINED}),
-        "{{ event.payload.dataset }}: {{ event.payload.quarantined }} images quarantined",
+        "{{ event.payload.dataset }}: {{ event.payload.quarantined }} of {{ event.payload.images }} images quarantined",
         "{{ event.payload.message }}",
     ),
     Alert(
         "metric fell",
+        "A metric is below that of the last run by more than the parameter alerts allows.",
         frozenset({FELL}),
         "{{ event.payload.dataset }}: {{ event.payload.metric }} fell by "
         "{{ '%.4f' | format(event.payload.before - event.payload.now) }}",
@@ -215,7 +220,7 @@ def _automation(alert: Alert, deployment: UUID, name: str, blocks: Sequence[tupl
     )
     return AutomationCore(
         name=f"{name}: {alert.title}",
-        description="Made by shardlens, which updates it: change it by the options of shardlens, or switch it off here.",
+        description=f"{alert.when} Made by shardlens, which overwrites changes; switched off here, it stays off.",
         enabled=True,
         tags=["shardlens"],
         trigger=trigger,

@@ -81,7 +81,7 @@ def serve(
     What is new at the dataset's source is taken in first. A dataset that did not change is not predicted again.
     """
     network = checked(config, schedule)
-    check_alerts(limits, target)
+    check_alerts(limits, target, config.max_quarantined)
     name = schedule.name or f"{config.dataset}-by-{network.model}"
     parameters: dict[str, Any] = {
         "predict": given(placed(config)),
@@ -120,16 +120,25 @@ def login() -> str:
     return f"the page asks once for a login; paste the complete line of {auth_file()}, readable by you alone"
 
 
-def check_alerts(limits: AlertLimits, target: AlertTarget) -> None:
-    """Make sure that limits alert somebody.
+def check_alerts(limits: AlertLimits, target: AlertTarget, max_quarantined: float) -> None:
+    """Make sure that limits alert somebody, and note one that has no effect.
+
+    Args:
+        max_quarantined: fraction of quarantined images above which a run fails.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: nobody is named.
     """
     if limits != AlertLimits() and not target:
         raise ConfigError(
             "a limit of alerts is given, and nobody to alert: name a block with --alert-block, or a URL in "
             "SHARDLENS_ALERT_WEBHOOK or with --alert-webhook"
+        )
+    if target and limits.quarantined >= max_quarantined:
+        print(
+            f"--alert-quarantined {limits.quarantined} has no effect: above --max-quarantined {max_quarantined} a run fails, "
+            "which is alerted, too",
+            file=sys.stderr,
         )
 
 

@@ -29,6 +29,8 @@ READMES = (
     "deploy/README.md",
 )
 """In the order in which they are run, in one folder: those of the folders go on where the first one ends."""
+PYTHON_FIRST = ("flows/README.md",)
+"""Those whose commands need what their first block of Python makes."""
 RUN = ("shardlens ", "export ")
 """How lines begin that are run here; others (make, pip, docker, kubectl, ...) need what a test has not."""
 TINY_CFG = """
@@ -115,6 +117,8 @@ def environment(s3_server: S3Server, folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("readme", [readme for readme in READMES if (ROOT / readme).exists()])
 def test_every_line_works(readme: str, folder: Path, environment: dict[str, str]) -> None:
+    for block in blocks(readme, "python")[:1] if readme in PYTHON_FIRST else ():
+        run([sys.executable, "-c", block], folder, environment)
     for block in blocks(readme, "sh"):
         lines = commands(block)
         exports = [line for line in lines if line.startswith("export ")]

@@ -32,7 +32,7 @@ from shardlens.flows.alerts import alerts
 from shardlens.flows.automations import ALERTS, AlertTarget, find_blocks, set_alerts
 from shardlens.flows.inference import Inference, dataset_inference
 from shardlens.flows.retries import RetryPolicy
-from shardlens.flows.serve import register, serve
+from shardlens.flows.serve import check_alerts, register, serve
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.executors.local import LocalExecutor
@@ -135,7 +135,7 @@ def test_a_fallen_metric_and_quarantined_images_reach_the_webhook_with_their_fig
         "images": 9,
         "share": pytest.approx(1 / 9),
         "limit": 0.1,
-        "message": "1 of 9 images (11.11%) of growing were quarantined, more than 10.00%",
+        "message": "1 of 9 images of growing quarantined (11.11%, alert above 10.00%)",
     }
 
 
@@ -155,9 +155,10 @@ def test_what_stays_within_the_limits_alerts_nobody(
 def test_a_run_that_failed_or_is_late_reaches_the_webhook(
     client: SyncPrefectClient, deployment: UUID, received: Receiver, shapes: PredictConfig
 ) -> None:
+    missed = []
     for minutes in (3, 2, 1):  # as after a failure of the machine, when nobody starts them
         due = datetime.now(UTC) - timedelta(minutes=minutes)
-        client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=due))
+        missed.append(client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=due)).id)
     run(client, deployment, replace(shapes, dataset="circles"))
     (failed,) = waited(lambda: received.of("run failed"), 10)
     assert failed["subject"] == "circles by unet: Failed"
@@ -166,6 +167,8 @@ def test_a_run_that_failed_or_is_late_reaches_the_webhook(
     (late,) = waited(lambda: received.of("run late"), 20)  # one for all three
     assert late["subject"] == "watched: run late"
     assert late["figures"]["state"] == "Late"
+    for each in missed:
+        client.delete_flow_run(each)
 
 
 def test_alerts_are_set_once_and_removed(client: SyncPrefectClient, deployment: UUID, received: Receiver) -> None:
@@ -203,8 +206,7 @@ def test_a_block_of_the_server_is_notified(
     SlackWebhook(url=SecretStr(received.url.replace("http:", "json:"))).save("ops", overwrite=True)
     alerts(NIGHTLY, target=AlertTarget(block=("slack-webhook/ops",)))
     assert run(client, deployment, replace(shapes, dataset="circles")).is_failed()
-    (post,) = waited(lambda: [post for post in received.posts if "title" in post], 10)
-    assert post["title"] == "circles by unet: Failed"
+    (post,) = waited(lambda: [post for post in received.posts if post.get("title") == "circles by unet: Failed"], 10)
     assert "no dataset 'circles'" in post["message"]
     assert "/runs/flow-run/" in post["message"]
     alerts(NIGHTLY, remove=True)
@@ -226,10 +228,22 @@ def test_wrong_targets_are_explained_before_anything_is_made(
         serve(shapes, target=AlertTarget(block=("secret/hidden",)))
     with pytest.raises(ConfigError, match=r"no deployment 'a/b' is on the .*: expected flow and deployment"):
         alerts("a/b", target=AlertTarget(block=("slack-webhook/ops",)))
-    with pytest.raises(ConfigError, match="whom to alert is not said"):
+    with pytest.raises(ConfigError, match="not given whom to alert"):
         alerts(NIGHTLY)
     with pytest.raises(ConfigError, match="a limit of alerts is given, and nobody to alert"):
         serve(shapes, limits=AlertLimits(drop=0.1))
+
+
+@pytest.mark.parametrize(("limit", "noted"), [(0.05, True), (0.001, False)])
+def test_a_limit_without_effect_is_noted(limit: float, noted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    check_alerts(AlertLimits(quarantined=limit), AlertTarget(block=("slack-webhook/ops",)), max_quarantined=0.01)
+    assert ("above --max-quarantined 0.01 a run fails" in capsys.readouterr().err) is noted
+
+
+@pytest.mark.parametrize("limits", [{"quarantined": 1.1}, {"drop": -0.1}])
+def test_impossible_limits_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="expected a fraction from 0 to 1"):
+        AlertLimits(**limits)
 
 
 @pytest.mark.parametrize("block", ["ops", "slack-webhook/", "/ops", "a/b/c"])
