@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
+from shardlens.pipeline.annotations import own_ids
 from shardlens.pipeline.annotations.coco import stuff_categories, to_coco
 from shardlens.pipeline.annotations.frame import as_annotated, is_turned, to_upright
+from shardlens.pipeline.annotations.own_ids import OwnId
 from shardlens.pipeline.errors import ConfigError, DatasetError, RunError, StorageError
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.datasets import Dataset
@@ -73,14 +75,14 @@ def export_coco(record: RunRecord, output: str, chosen: Chosen = Chosen()) -> Ex
     dataset = _dataset_of(record)
     images = None if dataset is None else dataset.images
     wanted = _choice(record, images, chosen)
-    own_ids = _own_ids(dataset)
+    mine = _OwnIds.of(dataset, chosen.split or record.settings.get("split"))
 
     def entries() -> Iterator[str]:
         for row in _predictions(record, images):
             fate = "not chosen" if not wanted(row) else "unnamed" if row["category_id"] is None else "written"
             counts[fate] += 1
             if fate == "written":
-                yield json.dumps(own_ids(to_result(row)))
+                yield json.dumps(mine.entry(to_result(row)))
 
     uri = _published(output, lambda file: _write_list(file, entries()))
     return ExportReport(uri, counts["written"], counts["unnamed"], counts["not chosen"])
@@ -127,24 +129,52 @@ def _dataset_of(record: RunRecord) -> Dataset | None:
         return None
 
 
-def _own_ids(dataset: Dataset | None) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Give an entry the ids that the dataset's own file has, where these are text."""
-    if dataset is None:
-        return lambda entry: entry
-    texts = {"image_id": source_ids(dataset.images, "image_id")}
-    texts["category_id"] = source_ids(dataset.categories, "category_id")
-    if not any(texts.values()):
-        return lambda entry: entry
-    return lambda entry: {**entry, **{key: texts[key].get(entry[key], entry[key]) for key in texts}}
+@dataclass(frozen=True)
+class _OwnIds:
+    """The ids that the dataset's own file has, by those of the tables."""
+
+    images: Mapping[int, OwnId] = field(default_factory=dict)
+    categories: Mapping[int, OwnId] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dataset: Dataset | None, split: str | None = None) -> _OwnIds:
+        """Those of a dataset's images, or of one split's.
+
+        Raises:
+            ConfigError: several of the images have the same own id.
+        """
+        if dataset is None:
+            return cls()
+        images = dataset.images if split is None else dataset.images.filter(pc.equal(dataset.images["split"], split))
+        ids = own_ids.of_images(images, dataset.document)
+        _refuse_repeated(ids, "image", images, dataset.name)
+        numbers = images["image_id"].to_pylist(), dataset.categories["category_id"].to_pylist()
+        categories = own_ids.of_categories(dataset.categories)
+        return cls(dict(zip(numbers[0], ids, strict=True)), dict(zip(numbers[1], categories, strict=True)))
+
+    def entry(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """A result or an annotation under its own ids."""
+        image, category = entry["image_id"], entry["category_id"]
+        own = {"image_id": self.images.get(image, image), "category_id": self.categories.get(category, category)}
+        return {**entry, **own}
 
 
-def source_ids(table: pa.Table, column: str) -> dict[int, str]:
-    """The text that the dataset's own file has for an id, by the number of it."""
-    name = tables.SOURCE_ID.name
-    if name not in table.schema.names:
-        return {}
-    pairs = zip(table[column].to_pylist(), table[name].to_pylist(), strict=True)
-    return {number: text for number, text in pairs if text is not None}
+def _refuse_repeated(ids: Sequence[OwnId], kind: str, images: pa.Table, dataset: str) -> None:
+    """Refuse to write two images or annotations under one id.
+
+    Args:
+        images: of each id, its image.
+    """
+    for own, rows in own_ids.repeated(ids).items():
+        one, other = (images.slice(row, 1).to_pylist()[0] for row in rows[:2])
+        raise ConfigError(
+            f"{kind} id {own} of dataset {dataset} is in the files of several splits, such as of {_spot(one)} and of "
+            f"{_spot(other)}: a COCO file has each id once; export one split at a time (--split)"
+        )
+
+
+def _spot(image: dict[str, Any]) -> str:
+    return f"{image['file_name']} ({image['split'] or 'no split'})"
 
 
 def _predictions(record: RunRecord, images: pa.Table | None) -> Iterator[dict[str, Any]]:
@@ -174,46 +204,58 @@ def to_result(row: dict[str, Any]) -> dict[str, Any]:
     return {**result, "score": row["score"]}
 
 
-def export_dataset(dataset: Dataset, output: str) -> ExportReport:
-    """Write a dataset as a COCO instances file, all splits; rows without a category are left out.
+def export_dataset(dataset: Dataset, output: str, split: str | None = None) -> ExportReport:
+    """Write a dataset as a COCO instances file, or one split of it; rows without a category are left out.
 
-    Images and annotations are in the frame in which the annotations came, and ids that were text are text again. Of
-    masks, regions carry a key `kind`, and categories that have regions alone are no things (`isthing`: 0).
+    Images and annotations are in the frame in which the annotations came, under the ids of their own files, as numbers or
+    text as these have them. Of masks, regions carry a key `kind`, and categories that have regions alone are no things
+    (`isthing`: 0).
+
+    Raises:
+        ConfigError: images of several splits have the same own id.
     """
-    known = dataset.annotations.filter(dataset.annotations["category_id"].is_valid())
-    if is_turned(dataset.images):
-        known = to_upright(known, dataset.images)
-
-    own_ids, annotation_ids = _own_ids(dataset), source_ids(known, "annotation_id")
-    stuff = stuff_categories(known)
-
-    def note(row: dict[str, Any]) -> dict[str, Any]:
-        entry = own_ids(to_coco(row))
-        return {**entry, "id": annotation_ids.get(entry["id"], entry["id"])}
+    images, annotations = _of_split(dataset, split)
+    known = annotations.filter(annotations["category_id"].is_valid())
+    if is_turned(images):
+        known = to_upright(known, images)
+    mine, stuff = _OwnIds.of(dataset, split), stuff_categories(known)
+    ids = own_ids.of_annotations(known, images, dataset.document)
+    owners = pc.index_in(known["image_id"], value_set=images["image_id"].combine_chunks())
+    _refuse_repeated(ids, "annotation", images.take(owners), dataset.name)
+    categories = zip(_rows(dataset.categories), own_ids.of_categories(dataset.categories), strict=True)
 
     def write(file: IO[str]) -> None:
         info = {"description": f"{dataset.name}, version {dataset.version}"}
         file.write(f'{{"info": {json.dumps(info)},\n"images": ')
-        _write_list(file, (json.dumps(_image(row)) for row in _rows(as_annotated(dataset.images))))
+        _write_list(file, (json.dumps(_image(row, mine)) for row in _rows(as_annotated(images))))
         file.write(',\n"categories": ')
-        _write_list(file, (json.dumps(_category(row, stuff)) for row in _rows(dataset.categories)))
+        _write_list(file, (json.dumps(_category(row, own, stuff)) for row, own in categories))
         file.write(',\n"annotations": ')
-        _write_list(file, (json.dumps(note(row)) for row in _rows(known)))
+        notes = zip(_rows(known), ids, strict=True)
+        _write_list(file, (json.dumps({**mine.entry(to_coco(row)), "id": own}) for row, own in notes))
         file.write("}\n")
 
     uri = _published(output, write)
-    return ExportReport(uri, known.num_rows, dataset.annotations.num_rows - known.num_rows)
+    return ExportReport(uri, known.num_rows, annotations.num_rows - known.num_rows)
 
 
-def _image(row: dict[str, Any]) -> dict[str, Any]:
-    number = row.get("source_id") or row["image_id"]
-    return {"id": number, **{key: row[key] for key in ("file_name", "width", "height")}}
+def _of_split(dataset: Dataset, split: str | None) -> tuple[pa.Table, pa.Table]:
+    """Images and annotations of a split; None = of all."""
+    if split is None:
+        return dataset.images, dataset.annotations
+    images = dataset.images.filter(pc.equal(dataset.images["split"], split)).combine_chunks()
+    mine = pc.is_in(dataset.annotations["image_id"], value_set=images["image_id"].combine_chunks())
+    return images, dataset.annotations.filter(mine)
 
 
-def _category(row: dict[str, Any], stuff: frozenset[int]) -> dict[str, Any]:
+def _image(row: dict[str, Any], mine: _OwnIds) -> dict[str, Any]:
+    return {"id": mine.images[row["image_id"]], **{key: row[key] for key in ("file_name", "width", "height")}}
+
+
+def _category(row: dict[str, Any], own: OwnId, stuff: frozenset[int]) -> dict[str, Any]:
     above = {} if row["supercategory"] is None else {"supercategory": row["supercategory"]}
     no_thing = {"isthing": 0} if row["category_id"] in stuff else {}
-    return {"id": row.get("source_id") or row["category_id"], "name": row["name"], **above, **no_thing}
+    return {"id": own, "name": row["name"], **above, **no_thing}
 
 
 def _write_list(file: IO[str], items: Iterable[str]) -> None:

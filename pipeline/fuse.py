@@ -156,7 +156,8 @@ def _publish_all(
                     f"runs {sources[0].name!r} and {source.name!r} are of different images: predict them again"
                 )
         found = [rows.until(ids[-1]) for rows in predictions]
-        rows = _fused(ids, found, weights, config.iou)
+        names = dict(zip(ids, outcome_tables[0]["file_name"].to_pylist(), strict=True))
+        rows = _fused(names, found, weights, config.iou)
         parts.append(runs.publish(record, shard, rows, _outcomes(outcome_tables, rows)))
         done += len(ids)
         progress(Progress("fuse", done, images))
@@ -177,6 +178,8 @@ class _Rows:
         if uri is None:
             return False
         fresh = tables.from_bytes(storage.read(uri), self._columns).replace_schema_metadata(None)
+        if self._columns is None:
+            fresh = tables.completed(fresh, self._held.schema)
         self._held = pa.concat_tables([self._held, fresh]).combine_chunks()
         return True
 
@@ -198,15 +201,18 @@ class _Rows:
         return taken
 
 
-def _fused(ids: Sequence[int], found: Sequence[pa.Table], weights: Sequence[float], iou: float) -> pa.Table:
-    """Rows of `tables.PREDICTIONS`, by image, the best first."""
+def _fused(
+    names: Mapping[int, str | None], found: Sequence[pa.Table], weights: Sequence[float], iou: float
+) -> pa.Table:
+    """Rows of `tables.PREDICTIONS`, by image, the best first; `names` are the file names of the images."""
     numbers: dict[tuple[int | None, str], int] = {}
     columns = [_columns(table, numbers) for table in found]
     categories = list(numbers)
     rows: list[Mapping[str, Any]] = []
-    for image_id in ids:
+    for image_id, name in names.items():
         each = [_of(image_id, *column) for column in columns]
-        rows += _image_rows(image_id, weighted_box_fusion(each, weights, iou), categories)
+        fused = _image_rows(image_id, weighted_box_fusion(each, weights, iou), categories)
+        rows += ({**row, "file_name": name} for row in fused)
     return tables.from_rows(rows, tables.PREDICTIONS)
 
 

@@ -88,7 +88,13 @@ def import_coco(config: ImportConfig, progress: ProgressListener = no_progress) 
     data = storage.read(where)
     stuff = stuff_categories(dataset.annotations) if config.task in {"auto", "panoptic"} else frozenset()
     scope = Scope(
-        where, as_annotated(shards.images), dataset.categories, config.split, config.task == "semantic", stuff
+        where,
+        as_annotated(shards.images),
+        dataset.categories,
+        config.split,
+        dataset.document,
+        config.task == "semantic",
+        stuff,
     )
     rows = _ranked(_in_stored_frame(read(data, scope), shards.images))
     task = config.task if config.task != "auto" else _task(rows)
@@ -139,8 +145,14 @@ def _published(record: RunRecord, shards: Plan, rows: pa.Table, progress: Progre
         start, end = np.searchsorted(image_ids, wanted[0]), np.searchsorted(image_ids, wanted[-1], side="right")
         counts = np.searchsorted(image_ids, wanted, side="right") - np.searchsorted(image_ids, wanted)
         outcomes = [
-            {"image_id": image_id, "status": "ok", "predictions": count}
-            for image_id, count in zip(wanted.tolist(), counts.tolist(), strict=True)
+            {
+                "image_id": image.image_id,
+                "status": "ok",
+                "predictions": count,
+                "file_name": image.file_name,
+                "etag": image.etag,
+            }
+            for image, count in zip(shard.images, counts.tolist(), strict=True)
         ]
         chosen = rows.slice(start, end - start)
         parts.append(runs.publish(record, shard.index, chosen, tables.from_rows(outcomes, tables.OUTCOMES)))

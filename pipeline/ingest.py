@@ -34,6 +34,9 @@ from shardlens.pipeline.warehouse.layout import Warehouse, WarehouseRoot, check_
 __all__ = ["Annotated", "IngestConfig", "IngestReport", "MaskKind", "Parameter", "ingest", "refresh", "sources"]
 """Also the names in inherited fields, which the command line and the forms look up here."""
 
+SHOWN = 5
+"""Names of vanished images in a report."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -105,6 +108,10 @@ class IngestReport:
     """Why this format was taken."""
     notes: tuple[str, ...] = ()
     """What was decided about the data, and what lies there and was not read; a sentence each."""
+    vanished: int = 0
+    """Images that the version before had and this one has not."""
+    vanished_names: tuple[str, ...] = ()
+    """Some of them."""
 
     def __str__(self) -> str:
         held = ", ".join(f"{name or '(no split)'} {count}" for name, count in self.splits.items())
@@ -113,10 +120,16 @@ class IngestReport:
             f"{self.dataset}@{self.version}: {self.images} images, {self.annotations} annotations "
             f"({self.crowds} crowds), {self.categories} categories",
             f"images in the dataset: {held}",
+            *self._gone(),
             *self.notes,
             *(str(problem) for problem in self.problems),
         ]
         return "\n".join(lines if self.problems else [*lines, "no problems found"])
+
+    def _gone(self) -> list[str]:
+        more = ", ..." if self.vanished > len(self.vanished_names) else ""
+        named = ", ".join(self.vanished_names)
+        return [f"no longer there: {self.vanished} images ({named}{more})"] if self.vanished else []
 
 
 def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener = no_progress) -> IngestReport:
@@ -136,7 +149,7 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
     format, reason = _format(config, Look(request, executor))
     others = partial(other_images, warehouse, config.name, config.split)
     source = with_unlisted(format.reader(request, executor), config.unlisted or "drop", others)
-    source = selected(source, config, request)
+    source = _marked(selected(source, config, request), request)
     for kind, text in request.catalog.problems:
         source.problems.one(kind, text)
     inspected = inspect(source, executor, progress, config.decode_policy)
@@ -153,21 +166,32 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         source.has_ids,
         source.has_category_ids,
     )
-    about = {"format": format.name, "frame": choice.frame, "notes": notes}
+    about = {"format": format.name, "frame": choice.frame}
     record = {**_record(config, request, source, content), **about}
-    publication = Publication(warehouse, config.name, part, digests, source.problems, config.strict)
-    version, merged, problems = publication.into_latest(record, executor)
+    publication = Publication(warehouse, config.name, part, digests, source.problems, notes, config.strict)
+    published = publication.into_latest(record, executor)
     return IngestReport(
         config.name,
-        version,
+        published.version,
         **counts_of(content),
-        splits=split_counts(merged.images),
-        problems=problems,
+        splits=split_counts(published.content.images),
+        problems=published.problems,
         frame=choice.frame,
         format=format.name,
         reason=reason,
-        notes=notes,
+        notes=published.notes,
+        vanished=len(published.vanished),
+        vanished_names=published.vanished[:SHOWN],
     )
+
+
+def _marked(source: Source, request: Request) -> Source:
+    """Fill in the bytes and etags of the images."""
+    images = source.images
+    for name, column in zip(("bytes", "etag"), request.catalog.marks.of(images), strict=True):
+        index = images.schema.get_field_index(name)
+        images = images.set_column(index, images.schema.field(index), column)
+    return replace(source, images=images)
 
 
 def _request(config: IngestConfig) -> Request:
@@ -209,6 +233,7 @@ def _record(config: IngestConfig, request: Request, source: Source, content: Ass
         "annotations": request.annotations,
         "has_ids": source.has_ids,
         "has_category_ids": source.has_category_ids,
+        "ids": dict(source.id_kinds),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
@@ -20,7 +21,8 @@ from duckdb import DuckDBPyConnection, StatementType
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, QueryError
 from shardlens.pipeline.sql.committed_files import PROTOCOL, CommittedFiles
-from shardlens.pipeline.sql.views import snapshot
+from shardlens.pipeline.sql.views import EARLY, snapshot
+from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.tables import TABLES, Table
 
@@ -70,17 +72,25 @@ def _open(files: CommittedFiles, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyCo
     connection.execute("SET memory_limit = $1", [memory_limit])
     connection.register_filesystem(files)
     connection.execute(LOCK)
+    early = {path.partition("/")[0] for path in files.files}
     for table in TABLES.values():
-        connection.execute(_definition(table))
+        connection.execute(f"CREATE VIEW {table.name} AS {_selection(table, table.name + EARLY in early)}")
     return connection
 
 
-def _definition(table: Table) -> str:
+def _selection(table: Table, early: bool) -> str:
+    """The rows of all files of a table, those that lack its later columns too."""
+    if not early:
+        return _reading_of(table, table.name, ())
+    return f"{_reading_of(table, table.name, ())} UNION ALL {_reading_of(table, table.name + EARLY, table.later)}"
+
+
+def _reading_of(table: Table, folder: str, absent: Sequence[str]) -> str:
     types = ", ".join(f"'{column}': VARCHAR" for column in table.partitions)
     options = f", hive_partitioning = true, hive_types = {{{types}}}, hive_types_autocast = false" if types else ""
     options += ", union_by_name = true" if table.grown else ""
-    columns = ", ".join(f'"{column}"' for column in table.columns)
-    return f"CREATE VIEW {table.name} AS SELECT {columns} FROM read_parquet('{PROTOCOL}://{table.name}/**'{options})"
+    columns = ", ".join(f'{"NULL AS " if column in absent else ""}"{column}"' for column in table.columns)
+    return f"SELECT {columns} FROM read_parquet('{PROTOCOL}://{folder}/**'{options})"
 
 
 def query(warehouse: str, sql: str, *, timeout: float | None = None, memory_limit: str = MEMORY_LIMIT) -> pa.Table:
@@ -100,7 +110,8 @@ def query(warehouse: str, sql: str, *, timeout: float | None = None, memory_limi
     files = CommittedFiles(snapshot(Warehouse(warehouse)))
     with closing(_open(files, memory_limit)) as connection:
         try:
-            return _answer(connection, _reading(connection, sql), timeout)
+            folders = {path.partition("/")[0] for path in files.files}
+            return _answered(connection, _reading(connection, sql), timeout, folders)
         except duckdb.OutOfMemoryException as error:
             raise QueryError(
                 f"the query needs more memory than it may use ({memory_limit}): ask for fewer columns or rows, or raise "
@@ -108,6 +119,28 @@ def query(warehouse: str, sql: str, *, timeout: float | None = None, memory_limi
             ) from None
         except duckdb.Error as error:
             raise files.failures[0] if files.failures else _explained(error) from None
+
+
+def _answered(connection: DuckDBPyConnection, sql: str, timeout: float | None, folders: Collection[str]) -> pa.Table:
+    """The answer; where SQL does not say which of two tables' columns it means, a run's or the images', it is the images'.
+
+    The tables of runs got theirs later: what was asked before, such as the file_name of outcomes joined with images, is
+    answered still.
+    """
+    try:
+        return _answer(connection, sql, timeout)
+    except duckdb.BinderException as error:
+        column = re.match(r'Binder Error: Ambiguous reference to column name "(\w+)"', str(error))
+        if column is None or column[1] not in tables.IMAGES.names:
+            raise
+        for table in (TABLES["predictions"], TABLES["outcomes"]):
+            early = _selection(table, table.name + EARLY in folders)
+            without = f"SELECT * EXCLUDE ({', '.join(table.later)}) FROM ({early})"
+            connection.execute(f"CREATE OR REPLACE VIEW {table.name} AS {without}")
+        try:
+            return _answer(connection, sql, timeout)
+        except duckdb.BinderException:
+            raise error from None
 
 
 def _answer(connection: DuckDBPyConnection, sql: str, timeout: float | None) -> pa.Table:

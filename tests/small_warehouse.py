@@ -40,7 +40,9 @@ def describe(warehouse: Warehouse, name: str, version: str, images: int, annotat
     counts = {"images": images, "annotations": annotations, "splits": [{"split": None, "images": images}]}
     document = {"name": name, "version": version, **counts, "sources": []}
     storage.publish(storage.join(warehouse.dataset(name, version), "dataset.json"), to_json(document))
-    storage.publish(storage.join(warehouse.dataset(name), "latest.json"), to_json({"version": version}))
+    storage.publish(
+        storage.join(warehouse.dataset(name), "latest.json"), to_json({"version": version, "removed": None})
+    )
 
 
 def _image(image_id: int) -> dict[str, Any]:

@@ -121,7 +121,12 @@ def test_an_empty_warehouse_has_every_view_without_rows(tmp_path: Path) -> None:
             answer = connection.sql(f"SELECT * FROM {view}")
             assert set(schema.names) < set(answer.columns) | {""}
             assert answer.fetchall() == []
-        assert connection.sql("SELECT * FROM predictions").columns[:3] == ["dataset", "run", "image_id"]
+        assert connection.sql("SELECT * FROM predictions").columns[:4] == [
+            "dataset",
+            "run",
+            "dataset_version",
+            "image_id",
+        ]
         assert connection.sql("SELECT count(*) FROM runs").fetchall() == [(0,)]
 
 

@@ -170,10 +170,10 @@ def _images(source: Source, header: Sizes, flags: Flags) -> pa.Table:
     listed = source.images
     ids = listed["image_id"] if source.has_ids else pa.array(np.arange(1, listed.num_rows + 1))
     sides = [pa.array(header[:, side], pa.int32(), mask=header[:, side] < 0) for side in (0, 1)]
-    given = {name: listed[name] for name in ("file_name", "uri", "offset", "length", "split")}
+    kept = ("file_name", "uri", "offset", "length", "split", "source_id", "bytes", "etag")
+    given = {name: listed[name] for name in kept}
     columns = {**given, "image_id": ids, "width": sides[0], "height": sides[1], "flags": flags.column()}
-    table = pa.table([columns[field.name] for field in tables.IMAGES], schema=tables.IMAGES)
-    return tables.without_empty(table.append_column(tables.SOURCE_ID, listed["source_id"]), tables.SOURCE_ID.name)
+    return pa.table([columns[field.name] for field in tables.IMAGES], schema=tables.IMAGES)
 
 
 def _collect(source: Source, images: pa.Table, inspected: list[Inspected]) -> pa.Table:

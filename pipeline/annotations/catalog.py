@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import first_bytes, tars
 from shardlens.pipeline.annotations.links import LocalWalk
+from shardlens.pipeline.annotations.marks import Marks
 from shardlens.pipeline.annotations.places import (
     IMAGE_SUFFIXES,
     Listing,
@@ -44,6 +45,8 @@ class Catalog:
     """(kind, in words) of all places listed."""
     used: set[tuple[str, int | None]] = field(default_factory=set)
     """URI and offset of the files that were read and are neither an image nor an image's own annotation file."""
+    marks: Marks = field(default_factory=Marks)
+    """Bytes and etags of all that was listed."""
     _listed: dict[str, Listing] = field(default_factory=dict)
     _kinds: dict[Place, str | None] = field(default_factory=dict)
 
@@ -57,7 +60,7 @@ class Catalog:
             LocationNotFoundError: nothing is there.
         """
         if uri not in self._listed:
-            entries = self._members([uri], executor) if is_tar(uri) else self._folder(uri, executor)
+            entries = self._single_tar(uri, executor) if is_tar(uri) else self._folder(uri, executor)
             self._listed[uri] = listing_of(uri, self._named(entries))
         return self._listed[uri]
 
@@ -109,10 +112,14 @@ class Catalog:
             self._kinds[place] = first_bytes.image_kind(head) if isinstance(head, bytes) else None
 
     def _folder(self, uri: str, executor: Executor) -> list[tuple[str, Place]]:
-        sizes = dict(self._walk(uri))
+        sizes: dict[str, int] = {}
+        for name, size, etag in self._walk(uri):
+            sizes[name] = size
+            self.marks.add(f"{uri.rstrip('/')}/{name}", size, etag)
         if not sizes:
-            storage.size(uri)  # raises what is wrong with the place itself, if anything is
+            one = storage.stat(uri)  # raises what is wrong with the place itself, if anything is
             is_image = uri.lower().endswith(IMAGE_SUFFIXES)
+            self.marks.add(uri, one.size, one.etag)
             return [(PurePosixPath(uri).name, (uri, None, None))] if is_image else []
         entries: list[tuple[str, Place]] = [(name, (f"{uri.rstrip('/')}/{name}", None, None)) for name in sizes]
         images = [name for name in sizes if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -129,17 +136,24 @@ class Catalog:
         loose = [entry for entry in entries if entry[0] not in {*images, *inside}]
         return loose + self._members([f"{uri.rstrip('/')}/{name}" for name in sorted(inside)], executor)
 
-    def _walk(self, uri: str) -> Iterator[tuple[str, int]]:
-        """Name and bytes of every visible object below `uri`."""
+    def _single_tar(self, uri: str, executor: Executor) -> list[tuple[str, Place]]:
+        one = storage.stat(
+            uri
+        )  # before its members are listed: of a tar that is replaced meanwhile it must be the old one's
+        self.marks.add(uri, one.size, one.etag)
+        return self._members([uri], executor)
+
+    def _walk(self, uri: str) -> Iterator[tuple[str, int, str | None]]:
+        """Name, bytes and etag of every visible object below `uri`."""
         if not storage.is_local(uri):
-            yield from ((entry.name, entry.size) for entry in storage.walk(uri) if not is_hidden(entry.name))
+            yield from ((e.name, e.size, e.etag) for e in storage.walk(uri) if not is_hidden(e.name))
             return
         walk = LocalWalk(uri, self.follow_links)
-        for name, size in walk.files():
+        for name, size, etag in walk.files():
             if is_hidden(name):
                 continue
             if printable(name) == name:
-                yield name, size
+                yield name, size, etag
             else:
                 self.problems.append(("undecodable-name", f"{printable(name)}: left out"))
         self.problems += [("link-out", printable(name)) for name in walk.refused if not is_hidden(name)]

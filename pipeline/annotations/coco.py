@@ -19,6 +19,7 @@ from shardlens.pipeline.annotations.categories import ById
 from shardlens.pipeline.annotations.coco_document import Document
 from shardlens.pipeline.annotations.coco_ids import NO_ID, TEXT, own_ids
 from shardlens.pipeline.annotations.coco_images import place
+from shardlens.pipeline.annotations.own_ids import kind_of
 from shardlens.pipeline.annotations.problems import Flags, Problems
 from shardlens.pipeline.annotations.source import Format, Look, Request, Source
 from shardlens.pipeline.errors import ConfigError
@@ -52,10 +53,18 @@ def read(request: Request, executor: Executor) -> Source:
         ById(categories, keeps_names=True),
         has_ids=True,
         has_category_ids=True,
+        id_kinds=_id_kinds(document, annotations),
         problems=problems,
         hints=placed.hints,
         unlisted=placed.unlisted,
     )
+
+
+def _id_kinds(document: Document, annotations: pa.Table) -> dict[str, str]:
+    numbers = sum(entry.number > TEXT and entry.number != NO_ID for entry in document.images)
+    texts = sum(entry.text is not None for entry in document.images)
+    named = len(annotations) - annotations["source_id"].null_count if "source_id" in annotations.schema.names else 0
+    return {"images": kind_of(texts, numbers), "annotations": kind_of(named, len(annotations) - named)}
 
 
 def recognizes(look: Look) -> str | None:

@@ -29,11 +29,16 @@ class Entry:
 
     number: int
     """Its id, or what stands for it."""
-    source_id: str | None
-    """Its id as text, where the file has it so."""
+    text: str | None
+    """Its id, where the file has it as text."""
     file_name: str
     size: tuple[int | None, int | None]
     """Width and height."""
+
+    @property
+    def source_id(self) -> str | None:
+        """Its id as text; None if it has none."""
+        return self.text if self.text is not None or self.number == NO_ID else str(self.number)
 
 
 @dataclass

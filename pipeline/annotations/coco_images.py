@@ -95,7 +95,8 @@ def place(
         if found is None and finder.in_tars:
             flags.append("missing-image")
             problems.one("missing-image", f"{spot} is no member of the tars{could}")
-        images.add(_row(entry, number, expected, flags, relative(finder.root, entry.file_name), request.split))
+        row = _row(entry, number, expected, flags, relative(finder.root, entry.file_name), request.split)
+        images.add({**row, "source_id": None} if "duplicate-image-id" in flags else row)
     if not images.rows:
         raise DatasetError(_none_inside(document, finder))
     table = images.table()
@@ -130,7 +131,7 @@ def _distinct(
             flags.append("duplicate-image-id")
             problems.one(
                 "duplicate-image-id",
-                f"id {number} of {names[number]} again for {entry.file_name}, kept as {image_id}",
+                f"id {number} of {names[number]} again for {entry.file_name}, kept under another",
             )
         names[image_id] = entry.file_name
         kept.append((entry, image_id, flags))

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 
 from shardlens.pipeline import masks
-from shardlens.pipeline.annotations import json_stream
+from shardlens.pipeline.annotations import json_stream, own_ids
 from shardlens.pipeline.annotations.coco_document import segmentation_of
 from shardlens.pipeline.annotations.json_values import brief, clean, integer, is_number, number_in, required
+from shardlens.pipeline.annotations.own_ids import OwnId
 from shardlens.pipeline.annotations.source import RowBuffer, bbox_struct
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.masks.rle import Rle
@@ -46,6 +47,8 @@ class Scope:
     categories: pa.Table
     """Rows of `tables.CATEGORIES`; if there is none, any category is accepted."""
     split: str | None = None
+    document: Mapping[str, Any] = field(default_factory=lambda: {"sources": []})
+    """The dataset's dataset.json."""
     semantic: bool = False
     """Whether every entry is a region, whose score may be absent."""
     stuff: frozenset[int] = frozenset()
@@ -54,8 +57,14 @@ class Scope:
     """Names of categories that the dataset lacks, with the number of their entries."""
     bad_polygons: int = 0
     """Polygons that cannot be drawn, of masks whose other polygons can."""
+    ambiguous: dict[int, list[str]] = field(default_factory=dict)
+    """Numbers of images of which several have them in their own files, or under the file's name, and such images."""
+    own: dict[int, OwnId] = field(init=False)
+    """Number of an entry -> the id as it is written."""
     sizes: dict[int, tuple[int | None, int | None]] = field(init=False)
     """Height and width by image id."""
+    file_names: dict[int, str] = field(init=False)
+    """By image id."""
     image_names: Named = field(init=False)
     category_names: Named = field(init=False)
     texts: dict[str, dict[str, int]] = field(init=False)
@@ -64,8 +73,16 @@ class Scope:
     def __post_init__(self) -> None:
         ids, names, high, wide = (self.images[c].to_pylist() for c in ("image_id", "file_name", "height", "width"))
         self.sizes = dict(zip(ids, zip(high, wide, strict=True), strict=True))
+        self.file_names = dict(zip(ids, names, strict=True))
+        own = own_ids.of_images(self.images, self.document)
+        texts = {text: OWN - i for i, text in enumerate(dict.fromkeys(each for each in own if isinstance(each, str)))}
+        numbers = [texts[each] if isinstance(each, str) else each for each in own]
         self.image_names = {i: (i, name) for i, name in zip(ids, names, strict=True)}
-        self.texts = {"image_id": _source_ids(self.images, ids)}
+        self.image_names |= {n: (i, name) for n, i, name in zip(numbers, ids, names, strict=True)}
+        for each, rows in own_ids.repeated(numbers).items():
+            self.ambiguous[int(each)] = [_spot(self.images, row) for row in rows[:2]]
+        self.own = dict(zip(numbers, own, strict=True))
+        self.texts = {"image_id": texts}
         ids, names = (self.categories[c].to_pylist() for c in ("category_id", "name"))
         self.category_names = {i: (i, name) for i, name in zip(ids, names, strict=True)}
         self.texts["category_id"] = _source_ids(self.categories, ids)
@@ -78,13 +95,19 @@ class Scope:
 
     def image(self, number: int, spot: str) -> int:
         """The dataset's id of an image of the file."""
+        if number in self.ambiguous:
+            raise DatasetError(
+                f"{spot}: image_id {self.own.get(number, number)} is that of several images of the dataset, such as "
+                f"{' and '.join(self.ambiguous[number])}: import the results of one split at a time (--split)"
+            )
         image_id, name = self.image_names.get(number, (None, None))
         if image_id is None:
+            known = [each for each in self.own.values() if isinstance(each, int)] or list(self.sizes)
             of = f"the split {self.split!r}" if self.split else "the dataset"
             called = f" ({name})" if name else ""
             raise DatasetError(
                 f"{spot}: image_id {number}{called} is none of the {len(self.sizes)} images of {of}, whose ids are "
-                f"{min(self.sizes)} to {max(self.sizes)}: check that the file belongs to this dataset and split"
+                f"{min(known)} to {max(known)}: check that the file belongs to this dataset and split"
             )
         return image_id
 
@@ -96,6 +119,16 @@ class Scope:
         if category_id is None:
             self.unknown_categories[name] += 1
         return category_id, name
+
+
+def _spot(images: pa.Table, row: int) -> str:
+    return f"{images['file_name'][row]} ({images['split'][row].as_py() or 'no split'})"
+
+
+def _several(images: pa.Table, named: Mapping[int, str]) -> dict[int, list[str]]:
+    """The file's ids whose file names several images of the dataset have."""
+    again = own_ids.repeated(images["file_name"].to_pylist())
+    return {number: [_spot(images, row) for row in again[name][:2]] for number, name in named.items() if name in again}
 
 
 def _source_ids(table: pa.Table, ids: list[int]) -> dict[str, int]:
@@ -161,6 +194,8 @@ def _match_names(text: str, scope: Scope) -> set[str]:
         images = _by_file_name(scope.image_names)
         last = {i: images.get(name, images.get(PurePosixPath(name).name)) for i, name in named["images"].items()}
         scope.image_names = {i: (last[i], name) for i, name in named["images"].items()}
+        scope.own = {**{i: i for i in named["images"]}, **{number: text for text, number in texts["images"].items()}}
+        scope.ambiguous = _several(scope.images, named["images"])
         scope.texts["image_id"] = texts["images"]
     if named["categories"]:
         scope.category_names = _by_category_name(named["categories"], scope)
@@ -210,6 +245,7 @@ def _row(entry: Mapping[str, Any], spot: str, scope: Scope) -> dict[str, Any]:
         "bbox": bbox_struct(x, y, width, height),
         "area": width * height if rle is None else float(masks.area(rle)),
         "segmentation": None if rle is None else {"size": [rle.height, rle.width], "counts": rle.counts},
+        "file_name": scope.file_names[image_id],
     }
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from shardlens.pipeline import storage
+
 
 @dataclass
 class LocalWalk:
@@ -19,13 +21,13 @@ class LocalWalk:
     locked: list[str] = field(default_factory=list)
     """Names of the folders that may not be listed."""
 
-    def files(self) -> Iterator[tuple[str, int]]:
-        """Name relative to `root` and size in bytes of each file; of what is no folder there are none."""
+    def files(self) -> Iterator[tuple[str, int, str | None]]:
+        """Name relative to `root`, size in bytes and etag of each file; of what is no folder there are none."""
         if os.path.isdir(self.root):
             top = os.path.realpath(self.root)
             yield from self._below("", top, (top,))
 
-    def _below(self, prefix: str, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    def _below(self, prefix: str, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, int, str | None]]:
         """Files below a folder.
 
         Args:
@@ -47,14 +49,15 @@ class LocalWalk:
                 if target not in above:
                     yield from self._below(f"{name}/", target, (*above, target))
             elif not entry.name.startswith(".publishing-"):
-                yield name, _size(entry)
+                yield (name, *_mark(entry))
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _mark(entry: os.DirEntry[str]) -> tuple[int, str | None]:
     try:
-        return entry.stat().st_size
+        found = entry.stat()
     except OSError:  # a link to nothing: reading it will say so
-        return 0
+        return 0, None
+    return found.st_size, storage.etag(found)
 
 
 def leading_out(root: str, paths: Sequence[str]) -> list[bool]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,14 +14,30 @@ from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import duplicates
 from shardlens.pipeline.annotations.assembly import Assembled
 from shardlens.pipeline.annotations.duplicates import Twins, latest_digests
+from shardlens.pipeline.annotations.history import History, write_removed
+from shardlens.pipeline.annotations.identity import image_ids, known_rows
+from shardlens.pipeline.annotations.inspection import HEADER
+from shardlens.pipeline.annotations.own_ids import NUMBER
 from shardlens.pipeline.annotations.problems import Problem, Problems
-from shardlens.pipeline.annotations.splits import Part, merge, of_splits
-from shardlens.pipeline.annotations.unlisted import FLAG, apart, without_listed
+from shardlens.pipeline.annotations.splits import Part, merge, of_splits, renumbered
+from shardlens.pipeline.annotations.unlisted import FLAG, is_unlisted, without_listed
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.executors.base import Executor
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.datasets import PARTS, Dataset, advance, latest, version_of
 from shardlens.pipeline.warehouse.layout import Warehouse, to_json
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version, and how it came about."""
+
+    version: str
+    content: Assembled
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    vanished: tuple[str, ...]
+    """Names of the images that the version before had and this one has not."""
 
 
 @dataclass(frozen=True)
@@ -35,35 +51,98 @@ class Publication:
     digests: pa.Table
     """Rows of `duplicates.DIGESTS`."""
     problems: Problems
+    notes: tuple[str, ...] = ()
+    """What was decided about the data, a sentence each."""
     strict: bool = False
     """Write nothing if there is any problem; images that the annotations do not list are none."""
 
-    def into_latest(self, record: dict[str, Any], executor: Executor) -> tuple[str, Assembled, tuple[Problem, ...]]:
+    def into_latest(self, record: dict[str, Any], executor: Executor) -> Published:
         """Merge and publish, with `record` among the dataset's sources; again, if another ingest published a version meanwhile.
-
-        Returns:
-            The version, its content, and all problems.
 
         Raises:
             DatasetError: the splits clash, or there are problems and the ingest is strict; nothing was written then.
         """
         name = self.name
         while True:
-            pointer = latest(self.warehouse, name)
-            others = list(_kept(self.warehouse, name, record, pointer))
+            history = History.read(self.warehouse, name)
+            others = list(_kept(history.dataset, record))
             kept = [without_listed(part, self.part.content.images) for part, _ in others]
-            merged = merge([each for part in (*kept, self.part) for each in apart(part)])
-            digests = latest_digests([*_digests_of(self.warehouse, name, pointer), self.digests])
+            settled = self._settled(history, kept, record)
+            earlier = None if history.dataset is None else history.dataset.annotations
+            merged = merge(kept, settled.part, earlier)
+            digests = latest_digests([table for table in (history.digests, self.digests) if table is not None])
             problems = (*self.problems.found(), *_leaks(merged, digests, executor))
             faults = tuple(problem for problem in problems if problem.kind != FLAG)
             if self.strict and faults:
                 raise DatasetError(_refusal(record["images"], faults))
             self.warehouse.create()
+            record = {**record, "notes": [*self.notes, *settled.notes]}
             records = [*(old for _, old in others), {**record, "problems": [asdict(each) for each in problems]}]
             records.sort(key=lambda each: [split or "" for split in each["splits"]])
             version = write_version(self.warehouse, name, merged, records, digests)
-            if advance(self.warehouse, name, pointer, version):
-                return version, merged, problems
+            removed = write_removed(self.warehouse.dataset(name, version), history.gone(merged.images))
+            if advance(self.warehouse, name, history.pointer, version, removed):
+                gone = _vanished(history, merged.images)
+                return Published(version, merged, problems, tuple(record["notes"]), gone)
+
+    def _settled(self, history: History, kept: Sequence[Part], record: dict[str, Any]) -> _Settled:
+        """The part under the ids that its images have in the dataset."""
+        content = self.part.content
+        stay = pa.concat_arrays(
+            [pa.array([], pa.int64()), *(part.content.images["image_id"].combine_chunks() for part in kept)]
+        )
+        own = self.part.has_ids & ~is_unlisted(content.images)
+        ids = image_ids(known_rows(content.images, [self.digests]), history.known(stay), own)
+        images = renumbered(content, ids)
+        part = replace(
+            self.part, content=replace(images, images=with_known_etags(images.images, history, self.digests))
+        )
+        numbers = record.get("ids", {}).get("images") == NUMBER
+        texts = content.images["source_id"]
+        other = pc.sum(pc.not_equal(texts, pa.array(ids).cast(pa.string()))).as_py() or 0 if numbers else 0
+        return _Settled(part, (OTHER_IDS.format(other, content.images.num_rows),) if other else ())
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A part under the ids of the dataset."""
+
+    part: Part
+    notes: tuple[str, ...]
+
+
+OTHER_IDS = (
+    "{} of {} images have other ids in the dataset than in the file, whose ids are those of other images there: the column "
+    "source_id holds the file's, and exports give them back"
+)
+
+
+def with_known_etags(images: pa.Table, history: History, digests: pa.Table) -> pa.Table:
+    """Keep the etag of an image whose bytes are known to be the same, such as of a file that was only touched.
+
+    Args:
+        images: under the ids of the dataset.
+        digests: rows of `duplicates.DIGESTS` of these images.
+    """
+    if history.dataset is None or history.digests is None:
+        return images
+    before = history.dataset.images
+    place = pc.index_in(images["image_id"], value_set=before["image_id"].combine_chunks())
+    old = history.before.append_column("etag", before["etag"]).take(place.combine_chunks())
+    new = known_rows(images, [digests])
+    same = pc.and_(pc.equal(old["bytes"], new["bytes"]), pc.equal(old["head"], new["head"]))
+    same = pc.and_(same, pc.less_equal(new["bytes"], HEADER))  # then the first bytes are all of them
+    kept = pc.if_else(pc.and_(same.fill_null(False), old["etag"].is_valid()), old["etag"], images["etag"])
+    return images.set_column(images.schema.names.index("etag"), tables.IMAGES.field("etag"), kept)
+
+
+def _vanished(history: History, images: pa.Table) -> tuple[str, ...]:
+    """Names of the images that the version before had."""
+    if history.dataset is None:
+        return ()
+    before = history.dataset.images
+    gone = pc.invert(pc.is_in(before["image_id"], value_set=images["image_id"].combine_chunks()))
+    return tuple(before["file_name"].filter(gone).to_pylist())
 
 
 def _leaks(merged: Assembled, digests: pa.Table, executor: Executor) -> tuple[Problem, ...]:
@@ -73,14 +152,6 @@ def _leaks(merged: Assembled, digests: pa.Table, executor: Executor) -> tuple[Pr
     if len(set(splits)) > 1:
         Twins.among(merged.images, digests, executor).report_leaks(names, splits, problems)
     return problems.found()
-
-
-def _digests_of(warehouse: Warehouse, name: str, pointer: bytes | None) -> Iterator[pa.Table]:
-    """The digests of the version that `pointer` names; none of one that was written before there were any."""
-    if pointer is not None:
-        place = storage.join(warehouse.dataset(name, version_of(warehouse, name, pointer)), duplicates.FILE)
-        if storage.exists(place):
-            yield tables.from_bytes(storage.read(place))
 
 
 def _refusal(images: str, problems: tuple[Problem, ...]) -> str:
@@ -101,13 +172,10 @@ def other_images(warehouse: Warehouse, name: str, split: str | None) -> pa.Table
     return images.filter(other)
 
 
-def _kept(
-    warehouse: Warehouse, name: str, new: dict[str, Any], pointer: bytes | None
-) -> Iterator[tuple[Part, dict[str, Any]]]:
-    """What stays of the version that `pointer` names: the splits that are not replaced, by their sources."""
-    if pointer is None:
+def _kept(before: Dataset | None, new: dict[str, Any]) -> Iterator[tuple[Part, dict[str, Any]]]:
+    """What stays of the version `before`: the splits that are not replaced, by their sources."""
+    if before is None:
         return
-    before = Dataset.open(warehouse, name, version_of(warehouse, name, pointer))
     for source in before.document["sources"]:
         splits = [split for split in source["splits"] if split not in new["splits"]]
         if splits and not _is_renamed(source, new):

@@ -31,6 +31,8 @@ LISTED = pa.schema(
         ("sidecar_offset", pa.int64()),
         ("sidecar_length", pa.int64()),
         tables.SOURCE_ID,
+        ("bytes", pa.int64()),  # of the image's object or tar member
+        ("etag", pa.string()),
     ]
 )
 """Images as a reader lists them, before their headers are read."""
@@ -124,6 +126,8 @@ class Source:
     """Parses the images' own annotation files."""
     has_ids: bool = False
     """Whether image and annotation ids are the format's own, not to be changed."""
+    id_kinds: Mapping[str, str] = field(default_factory=dict)
+    """What the format's own ids of `images` and `annotations` are: see `own_ids`."""
     has_category_ids: bool = False
     """Whether category ids are the format's own."""
     problems: Problems = field(default_factory=Problems)

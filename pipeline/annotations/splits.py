@@ -1,6 +1,7 @@
-"""Splits that were ingested one by one become one dataset: ids that formats gave stay, the others are counted anew.
+"""Splits that were ingested one by one become one dataset, in which every annotation has an id of its own.
 
-The result does not depend on the order of the ingests.
+Ids of images are settled before (`identity`). Those of annotations that formats gave stay where they are free, the others are
+counted anew.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline.annotations.assembly import Assembled, by_ids
+from shardlens.pipeline.annotations.coco_ids import unused
 from shardlens.pipeline.annotations.frame import COLUMN
 from shardlens.pipeline.errors import DatasetError
 from shardlens.pipeline.warehouse import tables
+from shardlens.pipeline.warehouse.tables import SOURCE_ID
 
+Ints = npt.NDArray[np.int64]
+TAKEN = -(1 << 63)
+"""No annotation has this id."""
 REMEDY = "give this one another dataset name, or make the two files agree"
 
 
@@ -45,67 +51,89 @@ def of_splits(content: Assembled, splits: Sequence[str | None]) -> Assembled:
     return Assembled(images, content.annotations.filter(mine), content.categories)
 
 
-def merge(parts: Sequence[Part]) -> Assembled:
-    """Put `parts`, of different splits, into one dataset.
+def merge(parts: Sequence[Part], new: Part | None = None, earlier: pa.Table | None = None) -> Assembled:
+    """Put parts of different splits, whose images have ids of their own, into one dataset.
+
+    Args:
+        parts: what stays of the dataset.
+        new: what is added; where its annotations have ids that others have, it gets others.
+        earlier: annotations of the earlier version; a clashing one that had got another id there gets it again.
 
     Raises:
-        DatasetError: ids that formats gave clash, or categories do not agree by id and name.
+        DatasetError: categories do not agree by id and name.
     """
-    categories = _categories(parts)
-    parts = [_with_categories(part, categories) for part in parts]
-    given = [part for part in parts if part.has_ids]
-    for kind in ("image", "annotation"):
-        _refuse_clashes(given, kind)
-    counted = _counted([part for part in parts if not part.has_ids], given)
-    contents = [*(part.content for part in given), *counted]
+    every = [*parts, new] if new is not None else list(parts)
+    categories = _categories(every)
+    every = [_with_categories(part, categories) for part in every]
+    given = [part.content for part in every if part.has_ids]
+    if new is not None and new.has_ids:
+        others = _ids([content.annotations for content in given[:-1]])
+        given[-1] = replace(given[-1], annotations=_apart(given[-1].annotations, others, earlier))
+    counted = [part.content for part in every if not part.has_ids]
+    annotations = [content.annotations for content in given]
+    annotations += _counted([content.annotations for content in counted], _ids(annotations))
     return Assembled(
-        by_ids(_joined([content.images for content in contents]), "image_id"),
-        by_ids(_joined([content.annotations for content in contents]), "image_id", "annotation_id"),
+        by_ids(_joined([content.images for content in (*given, *counted)]), "image_id"),
+        by_ids(_joined(annotations), "image_id", "annotation_id"),
         categories,
     )
 
 
-def _ids(content: Assembled, kind: str) -> npt.NDArray[np.int64]:
-    table = content.images if kind == "image" else content.annotations
-    ids: npt.NDArray[np.int64] = table[f"{kind}_id"].to_numpy()
-    return ids
+def _ids(parts: Sequence[pa.Table]) -> Ints:
+    return np.concatenate([np.zeros(0, np.int64), *(table["annotation_id"].to_numpy() for table in parts)])
 
 
-def _refuse_clashes(given: Sequence[Part], kind: str) -> None:
-    for i, one in enumerate(given):
-        for other in given[i + 1 :]:
-            both = np.intersect1d(_ids(one.content, kind), _ids(other.content, kind))
-            if len(both):
-                raise DatasetError(
-                    f"{len(both)} {kind} ids are both in {one.name} and in {other.name}, such as {both[:3].tolist()}: "
-                    f"expected ids of their own in the splits of one dataset; {REMEDY}"
-                )
+def _apart(annotations: pa.Table, others: Ints, earlier: pa.Table | None) -> pa.Table:
+    """Give those annotations other ids whose own are among `others`, which stay in the column source_id."""
+    own: Ints = annotations["annotation_id"].to_numpy()
+    clashing = np.isin(own, others)
+    if not clashing.any():
+        return annotations
+    texts = (
+        annotations[SOURCE_ID.name] if SOURCE_ID.name in annotations.schema.names else pa.nulls(len(own), pa.string())
+    )
+    sources = pc.coalesce(texts, pa.array(own, mask=~clashing).cast(pa.string()))
+    ids = own.copy()
+    rows = np.flatnonzero(clashing)
+    before = _earlier_ids(earlier)
+    keys = zip(annotations["image_id"].take(rows).to_pylist(), sources.take(pa.array(rows)).to_pylist(), strict=True)
+    known = np.array([before.get(key, TAKEN) for key in keys])
+    taken = np.concatenate([others, own[~clashing]])
+    known[np.isin(known, taken)] = TAKEN
+    ids[rows] = known
+    left = rows[known == TAKEN]
+    ids[left] = unused(np.concatenate([taken, known[known != TAKEN]]).tolist(), len(left))
+    if SOURCE_ID.name in annotations.schema.names:
+        annotations = annotations.drop_columns([SOURCE_ID.name])
+    return _set(annotations, "annotation_id", pa.array(ids)).append_column(SOURCE_ID, sources)
 
 
-def _counted(parts: Sequence[Part], given: Sequence[Part]) -> list[Assembled]:
-    """Number images in the order of their file names, and their annotations, after the ids that formats gave."""
+def _earlier_ids(annotations: pa.Table | None) -> dict[tuple[int, str], int]:
+    """Id of each annotation that has another one in its file, by its image and that one."""
+    if annotations is None or SOURCE_ID.name not in annotations.schema.names:
+        return {}
+    renamed = annotations.filter(annotations[SOURCE_ID.name].is_valid())
+    columns = (renamed[name].to_pylist() for name in ("image_id", SOURCE_ID.name, "annotation_id"))
+    return {(image, source): number for image, source, number in zip(*columns, strict=True)}
+
+
+def _counted(parts: Sequence[pa.Table], given: Ints) -> list[pa.Table]:
+    """Number annotations in the order of their images, after the ids that formats gave."""
     if not parts:
         return []
-    first = {
-        kind: max((int(_ids(p.content, kind).max(initial=0)) for p in given), default=0) + 1
-        for kind in ("image", "annotation")
-    }
-    numbered = [
-        part.content.images.append_column("part", pa.array(np.full(part.content.images.num_rows, index)))
-        for index, part in enumerate(parts)
-    ]
-    images = _joined(numbered).sort_by([(key, "ascending") for key in ("file_name", "split", "uri", "offset")])
-    owners, old = images["part"].to_numpy(), images["image_id"].to_numpy()
-    new = first["image"] + np.arange(images.num_rows)
-    owned = [_owned(part.content.annotations, old[owners == i], new[owners == i]) for i, part in enumerate(parts)]
-    annotations = by_ids(_joined(owned), "image_id", "annotation_id")
-    ids = pa.array(first["annotation"] + np.arange(annotations.num_rows))
-    annotations = _set(annotations, "annotation_id", ids)
-    images = _set(images.drop_columns(["part"]), "image_id", pa.array(new))
-    return [Assembled(images, annotations, parts[0].content.categories)]
+    annotations = by_ids(_joined(parts), "image_id", "annotation_id")
+    ids = pa.array(int(given.max(initial=0)) + 1 + np.arange(annotations.num_rows))
+    return [_set(annotations, "annotation_id", ids)]
 
 
-def _owned(annotations: pa.Table, old: npt.NDArray[np.int64], new: npt.NDArray[np.int64]) -> pa.Table:
+def renumbered(content: Assembled, ids: Ints) -> Assembled:
+    """Exchange the ids of the images, row by row, and of their annotations' images."""
+    old: Ints = content.images["image_id"].to_numpy()
+    images = _set(content.images, "image_id", pa.array(ids))
+    return replace(content, images=images, annotations=_owned(content.annotations, old, ids))
+
+
+def _owned(annotations: pa.Table, old: Ints, new: Ints) -> pa.Table:
     """Exchange the images' old ids for the new."""
     order = np.argsort(old)
     places = np.searchsorted(old[order], annotations["image_id"].to_numpy())
@@ -115,7 +143,8 @@ def _owned(annotations: pa.Table, old: npt.NDArray[np.int64], new: npt.NDArray[n
 def _joined(parts: Sequence[pa.Table]) -> pa.Table:
     """Tables as one; a column that only some of them have is null in the others, and one that is empty is left out."""
     joined = pa.concat_tables(parts, promote_options="default")
-    for name in {COLUMN.name, tables.SOURCE_ID.name} & set(joined.schema.names):
+    optional = {COLUMN.name} if "file_name" in joined.schema.names else {SOURCE_ID.name}
+    for name in optional & set(joined.schema.names):
         joined = tables.without_empty(joined, name)
     return joined
 
@@ -135,9 +164,9 @@ def _categories(parts: Sequence[Part]) -> pa.Table:
     names = {name for part in parts if not part.has_category_ids for name in _used(part)} - named
     first = max(rows, default=0) + 1
     counted = [{"category_id": first + i, "name": name} for i, name in enumerate(sorted(names))]
-    schema = tables.CATEGORIES.append(tables.SOURCE_ID)
+    schema = tables.CATEGORIES.append(SOURCE_ID)
     joined = tables.from_rows([*(rows[number] for number in sorted(rows)), *counted], schema)
-    return tables.without_empty(joined, tables.SOURCE_ID.name)
+    return tables.without_empty(joined, SOURCE_ID.name)
 
 
 def _used(part: Part) -> list[str]:

@@ -74,16 +74,6 @@ def without_listed(part: Part, images: pa.Table) -> Part:
     return part if not gone.any() else replace(part, content=_only(part.content, ~gone))
 
 
-def apart(part: Part) -> list[Part]:
-    """Part listed and unlisted images: the ids of the latter are nobody's, so that no other split's can clash with them."""
-    rows = is_unlisted(part.content.images)
-    if not part.has_ids or not rows.any():
-        return [part]
-    loose = replace(_only(part.content, rows), categories=part.content.categories.slice(0, 0))
-    left = [replace(part, content=_only(part.content, ~rows))] if not rows.all() else []
-    return [*left, Part(part.name, loose, has_ids=False, has_category_ids=False)]
-
-
 def _only(content: Assembled, rows: npt.NDArray[np.bool_]) -> Assembled:
     images = content.images.filter(pa.array(rows)).combine_chunks()
     mine = pc.is_in(content.annotations["image_id"], value_set=images["image_id"].combine_chunks())

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from shardlens.pipeline.errors import ConfigError
 
-COLUMNS = ("image_id", "uri", "offset", "length", "width", "height", "file_name")
+COLUMNS = ("image_id", "uri", "offset", "length", "width", "height", "file_name", "etag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class ImageRef:
     width: int | None
     height: int | None
     file_name: str
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

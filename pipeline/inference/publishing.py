@@ -28,18 +28,17 @@ def publish(
     Args:
         rows: predictions by image_id; every image has rows or a failure.
     """
-    image_ids = [image.image_id for image in work.shard.images]
-    predictions = predictions_table(rows, labels)
-    outcomes = outcomes_table(image_ids, rows, failures)
+    names = {image.image_id: image.file_name for image in work.shard.images}
+    predictions = predictions_table(rows, labels, names)
+    outcomes = outcomes_table(work.shard.images, rows, failures)
     if work.base is not None:
-        retried = pa.array(image_ids, pa.int64())
+        retried = pa.array(list(names), pa.int64())
         folder = record.warehouse.predictions(record.dataset, record.name)
         before = [_earlier(storage.join(folder, work.base.predictions.name))]
         folder = record.warehouse.outcomes(record.dataset, record.name)
         before.append(_earlier(storage.join(folder, work.base.outcomes.name)))
-        predictions, outcomes = (
-            _merged(old, new, retried) for old, new in zip(before, (predictions, outcomes), strict=True)
-        )
+        fresh = (new.select(old.schema.names) for old, new in zip(before, (predictions, outcomes), strict=True))
+        predictions, outcomes = (_merged(old, new, retried) for old, new in zip(before, fresh, strict=True))
         if [predictions, outcomes] == before:
             return work.base
     return runs.publish(record, work.shard.index, predictions, outcomes, work.generation)
@@ -50,7 +49,7 @@ def _earlier(uri: str) -> pa.Table:
 
 
 def _merged(earlier: pa.Table, fresh: pa.Table, retried: pa.Array) -> pa.Table:
-    """An earlier part, the rows of the retried images replaced by `fresh` ones."""
+    """An earlier part, the rows of the retried images replaced by `fresh` ones; its columns stay as they are."""
     kept = earlier.filter(pc.invert(pc.is_in(earlier["image_id"], retried)))
     keys = [(key, "ascending") for key in ("image_id", "rank") if key in fresh.schema.names]
     return pa.concat_tables([kept, fresh]).sort_by(keys).combine_chunks()

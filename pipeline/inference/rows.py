@@ -13,7 +13,7 @@ from torch import Tensor
 from shardlens.pipeline import masks
 from shardlens.pipeline.images.decode import Decoded, Postponed
 from shardlens.pipeline.images.orientation import mask_to_stored_frame, to_stored_frame
-from shardlens.pipeline.images.shards import Failure
+from shardlens.pipeline.images.shards import Failure, ImageRef
 from shardlens.pipeline.inference.postprocess import Decision, PostProcessing, regions
 from shardlens.pipeline.masks.rle import Rle
 from shardlens.pipeline.masks.spans import Canvas, to_rle
@@ -142,8 +142,11 @@ def from_panoptic(output: Mapping[str, Tensor], image: Decoded | Postponed) -> I
     return ImageRows("instance", output["segment_labels"].cpu().numpy()[order], scores[order], boxes, rles, kinds)
 
 
-def predictions_table(rows_by_image: Mapping[int, ImageRows], labels: LabelMap) -> pa.Table:
+def predictions_table(
+    rows_by_image: Mapping[int, ImageRows], labels: LabelMap, file_names: Mapping[int, str] | None = None
+) -> pa.Table:
     """Lay the rows of a shard out as `tables.PREDICTIONS`, by image_id, then rank."""
+    names = file_names or {}
     ordered = sorted(rows_by_image.items())
     sizes = [len(rows.labels) for _, rows in ordered]
     label = np.concatenate([rows.labels for _, rows in ordered] or [np.empty(0, np.int64)])
@@ -164,22 +167,24 @@ def predictions_table(rows_by_image: Mapping[int, ImageRows], labels: LabelMap) 
             [None if rle is None else {"size": [rle.height, rle.width], "counts": rle.counts} for rle in rles],
             tables.RLE,
         ),
+        "file_name": [name for n, (image, _) in zip(sizes, ordered, strict=True) for name in n * [names.get(image)]],
     }
     schema = tables.PREDICTIONS
     return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def outcomes_table(
-    image_ids: Sequence[int], rows_by_image: Mapping[int, ImageRows], failures: Iterable[Failure]
+    images: Sequence[ImageRef], rows_by_image: Mapping[int, ImageRows], failures: Iterable[Failure]
 ) -> pa.Table:
     """One row an image: ok with its number of predictions, or quarantined and why."""
     failed = {failure.image_id: failure for failure in failures}
     rows = []
-    for image_id in sorted(image_ids):
-        failure = failed.get(image_id)
+    for image in sorted(images, key=lambda image: image.image_id):
+        failure = failed.get(image.image_id)
+        which = {"image_id": image.image_id, "file_name": image.file_name, "etag": image.etag}
         if failure is None:
-            rows.append({"image_id": image_id, "status": "ok", "predictions": len(rows_by_image[image_id].labels)})
+            rows.append({**which, "status": "ok", "predictions": len(rows_by_image[image.image_id].labels)})
         else:
             why = {"stage": failure.stage, "error": failure.error, "message": failure.message}
-            rows.append({"image_id": image_id, "status": "quarantined", "predictions": 0, **why})
+            rows.append({**which, "status": "quarantined", "predictions": 0, **why})
     return tables.from_rows(rows, tables.OUTCOMES)

@@ -7,7 +7,7 @@ is not listed does not exist: neither runs that are not committed, nor parts tha
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -23,6 +23,8 @@ from shardlens.pipeline.warehouse.runs import RunRecord
 from shardlens.pipeline.warehouse.tables import TABLES
 
 LISTED_AT_ONCE = 16
+EARLY = ".early"
+"""After the name of a view: the files of it that earlier versions wrote."""
 NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -36,15 +38,28 @@ def snapshot(warehouse: Warehouse) -> dict[str, File]:
     committed = runs.committed(warehouse)
     files = {}
     for table in TABLES.values():
-        folders = [f"{column}={NULL}" for column in table.partitions]
-        columns = tables.to_bytes(tables.empty(table.schema))  # when nothing else is there, the view has columns still
-        files["/".join([table.name, *folders, "columns.parquet"])] = File(data=columns)
+        files[_path(table.name, {}, "columns.parquet")] = File(data=tables.to_bytes(tables.empty(table.schema)))
     for record in committed:
         files |= _parts(record)
     files |= dict(_of_runs(warehouse, committed))
     files |= dict(_training(warehouse))
     files |= dict(_datasets(warehouse))
     return {**files, "runs/runs.parquet": File(data=tables.to_bytes(runs_table(committed)))}
+
+
+def _path(view: str, values: Mapping[str, str], name: str, early: bool = False) -> str:
+    """The made-up path of a file; `columns.parquet` gives a view columns when nothing else is there.
+
+    Args:
+        values: of the partition columns, without those that are null.
+        early: whether it lacks the columns that earlier versions did not write.
+    """
+    folders = [f"{column}={values.get(column) or NULL}" for column in TABLES[view].partitions]
+    return "/".join([view + (EARLY if early else ""), *folders, name])
+
+
+def _of(record: RunRecord) -> dict[str, str]:
+    return {"dataset": record.dataset, "run": record.name, "dataset_version": record.dataset_version}
 
 
 def runs_table(committed: list[RunRecord]) -> pa.Table:
@@ -80,7 +95,6 @@ def _from_json(lines: bytes) -> pa.Table:
 
 def _parts(record: RunRecord) -> dict[str, File]:
     """The parts that the commit names, whatever else is in their folder."""
-    place = f"dataset={record.dataset}/run={record.name}"
     files = {}
     for parts, predictions, outcomes in zip(
         record.parts, record.prediction_parts(), record.outcome_parts(), strict=True
@@ -89,7 +103,8 @@ def _parts(record: RunRecord) -> dict[str, File]:
             ("predictions", predictions, parts.predictions),
             ("outcomes", outcomes, parts.outcomes),
         ):
-            files[f"{view}/{place}/{part.name}"] = File(uri, part.bytes, blocks=part.blocks, sha256=part.sha256)
+            path = _path(view, _of(record), part.name, early=not part.complete)
+            files[path] = File(uri, part.bytes, blocks=part.blocks, sha256=part.sha256)
     return files
 
 
@@ -97,20 +112,21 @@ def _of_runs(warehouse: Warehouse, committed: list[RunRecord]) -> Iterator[tuple
     """The tables of committed runs that are one file each, such as metrics; writing such a file again replaces it."""
     wanted = [
         (
-            f"{table.name}/dataset={record.dataset}/run={record.name}",
+            table.name,
+            record,
             [_at(warehouse, place, record) for place in places],
         )
         for table in TABLES.values()
         if (places := [place for place in table.places if _owner(place) == "run" and not place.endswith("/")])
         for record in committed
     ]
-    folders = sorted({uri.rpartition("/")[0] for _, uris in wanted for uri in uris})
+    folders = sorted({uri.rpartition("/")[0] for _, _, uris in wanted for uri in uris})
     with ThreadPoolExecutor(LISTED_AT_ONCE) as threads:
         there = dict(zip(folders, threads.map(storage.children, folders), strict=True))
-    for place, uris in wanted:
+    for view, record, uris in wanted:
         for folder, _, name in (uri.rpartition("/") for uri in uris):
             if name in there[folder]:
-                yield f"{place}/{name}", File(storage.join(folder, name))
+                yield _path(view, _of(record), name), File(storage.join(folder, name))
                 break
 
 
@@ -138,16 +154,20 @@ def _training(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
         for run, document in zip(complete, trained, strict=True):
             for view, place in _places("training"):
                 entry = there.get(place.format(run=run))
+                values = {"dataset": document.dataset, "run": run, "dataset_version": document.dataset_version}
                 if entry is not None:
-                    yield f"{view}/dataset={document.dataset}/run={run}/checkpoint.parquet", File(entry.uri)
+                    yield _path(view, values, "checkpoint.parquet"), File(entry.uri)
 
 
 def _datasets(warehouse: Warehouse) -> Iterator[tuple[str, File]]:
     """The tables of every dataset's latest version."""
     there = {f"datasets/{entry.name}": entry for entry in storage.walk(warehouse.path("datasets"))}
     for name in [path.split("/")[1] for path in there if path.count("/") == 2 and path.endswith("/latest.json")]:
-        version = documents.read(LatestDocument, there[f"datasets/{name}/latest.json"].uri).version
+        target = documents.read(LatestDocument, there[f"datasets/{name}/latest.json"].uri)
+        version = target.version
+        values = {"dataset": name, "version": version, "dataset_version": version}
         for view, place in _places("dataset"):
             entry = there.get(place.format(dataset=name, version=version))
             if entry is not None:
-                yield f"{view}/dataset={name}/version={version}/{view}.parquet", File(entry.uri, entry.size)
+                early = bool(TABLES[view].later) and target.removed == ""
+                yield _path(view, values, f"{view}.parquet", early), File(entry.uri, entry.size)

@@ -9,7 +9,8 @@
 """
 
 from .faults import Backoff, explain
-from .listing import Entry, children, exists, size, tidy, unfinished, walk
+from .listing import Entry, children, exists, size, stat, tidy, unfinished, walk
+from .local import etag
 from .objects import (
     BACKOFF,
     create,
@@ -38,6 +39,7 @@ __all__ = [
     "delete_empty",
     "delete_folder",
     "delete_many",
+    "etag",
     "exists",
     "explain",
     "filesystem",
@@ -53,6 +55,7 @@ __all__ = [
     "redact",
     "relative",
     "size",
+    "stat",
     "swap",
     "tidy",
     "unfinished",

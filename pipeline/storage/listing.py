@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,6 +12,9 @@ from shardlens.pipeline.errors import BucketNotFoundError, LocationNotFoundError
 from shardlens.pipeline.storage import local
 from shardlens.pipeline.storage.objects import filesystem, retried
 from shardlens.pipeline.storage.uris import is_local
+
+TAGS = ("md5Hash", "ETag", "etag")
+"""Names that libraries have for it; Google's etag changes with an object's metadata too, its MD5 goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +27,21 @@ class Entry:
     size: int
     modified: float = 0.0
     """When it was written, in seconds since 1970 by the store's clock; 0 where the store does not tell."""
+    etag: str | None = None
+    """Another one = another content: the store's own, else the time and size; None where it tells neither, and of
+    local files that were listed and not asked for by themselves."""
 
 
 def size(uri: str) -> int:
     """Bytes of an object."""
+    return stat(uri).size
+
+
+def stat(uri: str) -> Entry:
+    """An object by itself; its name is the last part of its URI."""
     fs, path = filesystem(uri)
-    return int(retried(uri, lambda: fs.info(path))["size"])
+    entry = _entry(uri, PurePosixPath(path).name, retried(uri, lambda: fs.info(path)))
+    return replace(entry, etag=local.etag(os.stat(uri))) if is_local(uri) else entry
 
 
 def exists(uri: str) -> bool:
@@ -70,12 +83,17 @@ def walk(uri: str) -> list[Entry]:
         return []
     prefix = path.rstrip("/") + "/"
     below = ((name[len(prefix) :], info) for name, info in found.items() if name.startswith(prefix))
-    entries = [
-        Entry(f"{uri.rstrip('/')}/{name}", name, int(info["size"]), _modified(info)) for name, info in below if name
-    ]
+    entries = [_entry(f"{uri.rstrip('/')}/{name}", name, info) for name, info in below if name]
     return sorted(
         (e for e in entries if not PurePosixPath(e.name).name.startswith(local.UNFINISHED)), key=lambda e: e.name
     )
+
+
+def _entry(uri: str, name: str, info: dict[str, Any]) -> Entry:
+    size, modified = int(info["size"] or 0), _modified(info)
+    tag = next((str(info[key]) for key in TAGS if info.get(key)), None)
+    time = local.etag_of(int(modified * 1e9), size) if modified and not is_local(uri) else None
+    return Entry(uri, name, size, modified, tag.strip('"') if tag else time)
 
 
 def _modified(info: dict[str, Any]) -> float:

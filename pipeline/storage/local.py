@@ -159,3 +159,13 @@ def _is_still(path: str, handle: int) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(there, os.fstat(handle))
+
+
+def etag(stat: os.stat_result) -> str:
+    """What stands for a file's content: when it was written, and its size."""
+    return etag_of(stat.st_mtime_ns, stat.st_size)
+
+
+def etag_of(nanoseconds: int, size: int) -> str:
+    """The same of an object of a store that has no tags of its own."""
+    return f"{nanoseconds:x}-{size:x}"

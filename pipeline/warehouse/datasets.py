@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -70,7 +70,7 @@ class Dataset:
     @cached_property
     def images(self) -> pa.Table:
         """Rows of `tables.IMAGES`, sorted by image_id."""
-        return self._table("images")
+        return tables.completed(self._table("images"), tables.IMAGES)
 
     @cached_property
     def annotations(self) -> pa.Table:
@@ -131,12 +131,24 @@ def version_of(warehouse: Warehouse, name: str, pointer: bytes) -> str:
     Raises:
         StorageError: it is damaged.
     """
+    return pointed(warehouse, name, pointer).version
+
+
+def pointed(warehouse: Warehouse, name: str, pointer: bytes) -> documents.LatestDocument:
+    """Read a pointer.
+
+    Raises:
+        StorageError: it is damaged.
+    """
     uri = storage.join(warehouse.dataset(name), "latest.json")
-    return documents.parse(documents.LatestDocument, uri, pointer).version
+    return documents.parse(documents.LatestDocument, uri, pointer)
 
 
-def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: str) -> bool:
+def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: str, removed: str | None = None) -> bool:
     """Make a version the latest, unless another writer has moved the pointer since it was `expected`.
+
+    Args:
+        removed: name of the file of removed images in the version's folder; None = there are none.
 
     Raises:
         DatasetError: the dataset or this version, which is there from before, is being deleted.
@@ -145,7 +157,8 @@ def advance(warehouse: Warehouse, name: str, expected: bytes | None, version: st
     complete = {"dataset.json", *(f"{part}.parquet" for part in PARTS)} <= set(storage.children(folder))
     if not complete or any(marked_by(each) for each in (folder, warehouse.dataset(name))):
         raise DatasetError(_being_deleted(name, version))
-    return storage.swap(storage.join(warehouse.dataset(name), "latest.json"), expected, to_json({"version": version}))
+    document = to_json(asdict(documents.LatestDocument(version, removed)))
+    return storage.swap(storage.join(warehouse.dataset(name), "latest.json"), expected, document)
 
 
 def _being_deleted(name: str, version: str) -> str:

@@ -42,6 +42,8 @@ class Part:
     sha256: str
     blocks: str = ""
     """Checksums of its blocks, see `storage.checksums`; empty in parts of earlier versions."""
+    complete: bool = False
+    """Whether it has all columns of its table; not so in parts of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class LatestDocument:
     """latest.json: which version of a dataset is the latest."""
 
     version: Name
+    removed: Name | None = ""
+    """File in its folder of the images that earlier versions had; None = there are none, empty = not written down."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ def _outcomes(record: RunRecord, name: str) -> str:
 
 
 def _part(name: str, table: pa.Table, data: bytes) -> Part:
-    return Part(name, table.num_rows, len(data), hashlib.sha256(data).hexdigest(), checksums.blocks(data))
+    complete = "file_name" in table.schema.names
+    return Part(name, table.num_rows, len(data), hashlib.sha256(data).hexdigest(), checksums.blocks(data), complete)
 
 
 def generation_of(parts: ShardParts) -> int:

@@ -20,7 +20,7 @@ RLE = pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.string())])
 """A mask as compressed COCO run-length encoding: size = [height, width]."""
 
 SOURCE_ID = pa.field("source_id", pa.string())
-"""Last column of images, annotations and categories, where the dataset's own ids are text; files without such lack it."""
+"""A row's id in the dataset's own file, as text. The last column of annotations and categories where it is not the row's id."""
 
 IMAGES = pa.schema(
     [
@@ -33,8 +33,25 @@ IMAGES = pa.schema(
         ("height", pa.int32()),
         ("split", pa.string()),
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # problems found at ingest, by kind
+        SOURCE_ID,  # null = the format gives none
+        ("bytes", pa.int64()),  # of the object or tar member; null = unknown
+        ("etag", pa.string()),  # what the store gives: another one = another content; null = it gives none
     ]
 )
+
+REMOVED = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        ("uri", pa.string()),  # null = the id was given to several images, and is given back to none
+        ("file_name", pa.string()),
+        ("offset", pa.int64()),
+        ("split", pa.string()),
+        ("source_id", pa.string()),
+        ("bytes", pa.int64()),
+        ("head", pa.binary()),  # digest of the first bytes
+    ]
+)
+"""Images of earlier versions of a dataset, whose ids are never given to others."""
 
 ANNOTATIONS = pa.schema(
     [
@@ -72,6 +89,7 @@ PREDICTIONS = pa.schema(
         ("bbox", BBOX),
         ("area", pa.float64()),
         ("segmentation", RLE),
+        ("file_name", pa.string()),  # of the image; null in parts of earlier versions
     ]
 )
 
@@ -83,6 +101,8 @@ OUTCOMES = pa.schema(
         ("error", pa.string()),
         ("message", pa.string()),
         pa.field("predictions", pa.int32(), nullable=False),
+        ("file_name", pa.string()),  # null in parts of earlier versions, as is the next
+        ("etag", pa.string()),  # of the image that was predicted
     ]
 )
 
@@ -162,13 +182,15 @@ class Table:
     name: str
     schema: pa.Schema
     partitions: tuple[str, ...] = ()
-    """Columns that stand in the made-up path of a file: dataset and version, or dataset and run."""
+    """Columns that stand in the made-up path of a file: dataset and its version, or dataset, run and its dataset's version."""
     places: tuple[str, ...] = ()
     """Where its files lie below the root, with {dataset}, {version} and {run}; of several places the first that is there.
 
     Below `datasets/` a file belongs to a dataset's version, below `checkpoints/` to a training run, elsewhere to a committed
     run. A place that ends in / is a folder, of whose files the commit names those that are seen.
     """
+    later: tuple[str, ...] = ()
+    """Columns that files of earlier versions lack; which files these are, the documents that name them tell."""
     grown: bool = False
     """Whether files of earlier versions lack columns, which are null then; every file's footer is read for that."""
 
@@ -178,15 +200,21 @@ class Table:
         return [*self.partitions, *(name for name in self.schema.names if name not in self.partitions)]
 
 
-OF_VERSION, OF_RUN = ("dataset", "version"), ("dataset", "run")
+OF_VERSION, OF_RUN = ("dataset", "version", "dataset_version"), ("dataset", "run", "dataset_version")
 TABLES = {
     table.name: table
     for table in (
-        Table("images", IMAGES, OF_VERSION, ("datasets/{dataset}/{version}/images.parquet",)),
+        Table(
+            "images",
+            IMAGES,
+            OF_VERSION,
+            ("datasets/{dataset}/{version}/images.parquet",),
+            later=("source_id", "bytes", "etag"),
+        ),
         Table("annotations", ANNOTATIONS, OF_VERSION, ("datasets/{dataset}/{version}/annotations.parquet",)),
         Table("categories", CATEGORIES, OF_VERSION, ("datasets/{dataset}/{version}/categories.parquet",)),
-        Table("predictions", PREDICTIONS, OF_RUN, ("predictions/dataset={dataset}/run={run}/",)),
-        Table("outcomes", OUTCOMES, OF_RUN, ("outcomes/dataset={dataset}/run={run}/",)),
+        Table("predictions", PREDICTIONS, OF_RUN, ("predictions/dataset={dataset}/run={run}/",), later=("file_name",)),
+        Table("outcomes", OUTCOMES, OF_RUN, ("outcomes/dataset={dataset}/run={run}/",), later=("file_name", "etag")),
         Table(
             "metrics",
             METRICS,
@@ -262,6 +290,21 @@ def empty(schema: pa.Schema) -> pa.Table:
 def from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table of `rows`, columns absent from a row null."""
     return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` first, null where an earlier version did not write them, then the others of the table."""
+    there = table.schema.names
+    if there[: len(schema)] == schema.names:
+        return table
+    columns = {field.name: table[field.name] if field.name in there else _nulls(table, field) for field in schema}
+    others = {name: table[name] for name in there if name not in columns}
+    fields = [*schema, *(table.schema.field(name) for name in others)]
+    return pa.Table.from_arrays([*columns.values(), *others.values()], schema=pa.schema(fields))
+
+
+def _nulls(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
 
 
 def without_empty(table: pa.Table, name: str) -> pa.Table:

@@ -43,7 +43,9 @@ def test_a_list_of_boxes() -> None:
         "bbox": {"x": 1.0, "y": 2.5, "width": 3.0, "height": 4.0},
         "area": 12.0,
         "segmentation": None,
+        "file_name": row["file_name"],
     }
+    assert row["file_name"] is not None
 
 
 def test_masks_in_each_form_are_the_same_instance() -> None:

@@ -17,7 +17,7 @@ def test_a_snapshot_lists_the_committed_parts_with_their_sizes(tmp_path: Path) -
     small.publish(record, 9, [1], [])
     small.publish(small.begin(warehouse, "open", 1), 0, [1], [])
     found = {path: file for path, file in snapshot(warehouse).items() if file.uri}
-    place = "dataset=shapes/run=first"
+    place = "dataset=shapes/run=first/dataset_version=v2"
     names = [f"predictions/{place}/{part.predictions.name}" for part in record.parts]
     assert sorted(found) == sorted([*names, *(f"outcomes/{place}/{part.outcomes.name}" for part in record.parts)])
     assert all(file.size == storage.size(file.uri) for file in found.values())
@@ -37,7 +37,7 @@ def test_metric_tables_may_change_and_have_no_size(tmp_path: Path) -> None:
     small.add_metrics(warehouse, "first", 0.5)
     small.add_metrics(warehouse, "open", 0.5)
     found = {path: file for path, file in snapshot(warehouse).items() if path.startswith("metrics/") and file.uri}
-    assert list(found) == ["metrics/dataset=shapes/run=first/metrics.parquet"]
+    assert list(found) == ["metrics/dataset=shapes/run=first/dataset_version=v2/metrics.parquet"]
     assert next(iter(found.values())).size is None
 
 
@@ -48,7 +48,8 @@ def test_only_the_latest_version_of_a_dataset_is_listed(tmp_path: Path) -> None:
     storage.publish(warehouse.path("datasets", "broken", "v1", "images.parquet"), b"no latest.json beside it")
     found = [path for path, file in snapshot(warehouse).items() if file.uri]
     assert found == [
-        f"{view}/dataset=shapes/version=v2/{view}.parquet" for view in ("images", "annotations", "categories")
+        f"{view}/dataset=shapes/version=v2/dataset_version=v2/{view}.parquet"
+        for view in ("images", "annotations", "categories")
     ]
 
 
