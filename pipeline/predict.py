@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, cast
 
+from shardlens.pipeline import storage
 from shardlens.pipeline.errors import RunError
 from shardlens.pipeline.executors.base import Executor, Placement, ProgressListener, no_progress
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Plan, plan
 from shardlens.pipeline.inference.config import Precision, PredictConfig
+from shardlens.pipeline.inference.earlier_run import CARRIED_FROM, EarlierRun, newest, open_earlier
 from shardlens.pipeline.inference.fingerprint import counted
 from shardlens.pipeline.inference.options import resolve_plan
 from shardlens.pipeline.inference.shard_results import ShardResults, check_quarantined
@@ -84,6 +86,12 @@ class PredictReport:
     """Tasks that a retry scored again, since rows have changed."""
     notes: tuple[str, ...] = ()
     """How the weights were read, where their file is not laid out as the network is."""
+    carried: int = 0
+    """Images whose rows were taken over from an earlier run instead of being predicted."""
+    carried_from: str = ""
+    """Name of that run."""
+    predicted: int = 0
+    """Images that this attempt predicted."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,14 @@ class Job:
     stage: PredictStage
     shards: Plan
     labels: LabelMap
+    earlier: EarlierRun = field(default_factory=EarlierRun)
+    """What need not be predicted."""
+
+    def works(self, before: Container[int]) -> Iterator[ShardWork]:
+        """What the workers have to do; the shards of `before` are there."""
+        for shard in self.shards:
+            if shard.index not in before:
+                yield ShardWork(shard, carried=self.earlier.of(shard))
 
 
 def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  # noqa: B008 - frozen
@@ -138,7 +154,8 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
     precision = begun or resolve_precision(config.precision, placement.device)
     resolved = replace(config, run=name, precision=cast(Precision, precision))
     origin = {"config": _as_resolved(resolved, dataset, network), "software": _software()}
-    record = _begun(replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin))
+    asked = replace(asked, name=name, settings={**settings, "precision": precision}, origin=origin)
+    record = _begun(asked if config.full else _with_earlier(asked))
     dataset.check_stays()
     stage = PredictStage(
         record=record,
@@ -151,7 +168,14 @@ def prepare(config: PredictConfig, placement: Placement = Placement()) -> Job:  
         placement=placement,
         compiled=config.compiled,
     )
-    return Job(record, stage, shards, labels)
+    return Job(record, stage, shards, labels, open_earlier(record, shards.images, labels))
+
+
+def _with_earlier(asked: RunRecord) -> RunRecord:
+    """The run that shall begin, with the name of the one that it takes rows from, if there is one."""
+    begun = storage.exists(storage.join(asked.folder, "run.json"))
+    earlier = None if begun else newest(asked)
+    return asked if earlier is None else replace(asked, origin={**asked.origin, CARRIED_FROM: earlier})
 
 
 def _begun(record: RunRecord) -> RunRecord:
@@ -218,15 +242,19 @@ def predict(config: PredictConfig, executor: Executor, progress: ProgressListene
     begun = time.perf_counter()
     job = prepare(config, executor.placement)
     before = runs.present(job.record)
-    missing = (ShardWork(shard) for shard in job.shards if shard.index not in before)
     results = ShardResults(job.stage, job.shards.images.num_rows, progress, before)
-    results.run(executor, missing)
+    results.run(executor, job.works(before))
     if job.record.commit is None:
         check_quarantined(job.record, list(results.parts.values()), config.max_quarantined)
-        runs.commit(job.record, results.parts.values(), results.figures(begun))
-    elif results.images:  # parts of a committed run were lost, and have been predicted again
+        runs.commit(job.record, results.parts.values(), {**results.figures(begun), **_carried(job, results)})
+    elif results.images or results.carried:  # parts of a committed run were lost, and have been predicted again
         runs.recommit(job.record, results.parts.values(), job.record.commit.report)
     return report(job, results, begun)
+
+
+def _carried(job: Job, results: ShardResults) -> dict[str, Any]:
+    """What this attempt took over, and from where; nothing of a run that predicts all."""
+    return {CARRIED_FROM: job.earlier.record.name, "carried": results.carried} if job.earlier.record else {}
 
 
 def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
@@ -250,4 +278,6 @@ def report(job: Job, results: ShardResults, begun: float) -> PredictReport:
         unmatched_labels=job.labels.unmatched,
         notes=tuple(note for network in (job.stage.network, *job.stage.plan.ensemble) for note in network.notes),
         uri=record.warehouse.predictions(record.dataset, record.name),
+        predicted=results.images,
+        **_carried(job, results),
     )

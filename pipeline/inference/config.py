@@ -85,6 +85,9 @@ class PredictConfig:
     """Accept JPEGs that have all of their pixels and lack only the marker of their end."""
     image_timeout: float = 60.0
     """Seconds after which the decoding of an image is ended, and the image quarantined; 0: never."""
+    full: Annotated[bool, Parameter(negative="")] = False
+    """Predict every image. Otherwise the rows of images that have not changed are taken over from the last run of the same
+    settings over an earlier version of the dataset."""
     max_quarantined: float = 0.01
     """Fraction of images that may be quarantined; above it the run fails, after everything else has been written."""
     warehouse: WarehouseRoot = "./warehouse"

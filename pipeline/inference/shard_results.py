@@ -39,6 +39,9 @@ class ShardResults:
         self.parts = dict(parts)
         self.resumed = len(parts)
         self.images = 0
+        """Predicted in this attempt."""
+        self.carried = 0
+        """Taken over from an earlier run in this attempt."""
         self.seconds: Counter[str] = Counter()
         self._show()
 
@@ -49,7 +52,7 @@ class ShardResults:
             ExecutionError: a shard kills its workers though each of its images survives alone.
         """
         lost = self._take(executor, works)
-        again = [replace(item.item, failures=isolate(executor, self.stage, item.item.shard)) for item in lost]
+        again = [replace(item.item, failures=isolate(executor, self.stage, item.item.to_predict)) for item in lost]
         for item in self._take(executor, again):
             raise ExecutionError(
                 f"shard {item.item.shard.index} killed its worker {item.attempts} times ({item.reason}), though each of its "
@@ -70,6 +73,7 @@ class ShardResults:
         assert parts is not None, "only probes publish nothing"
         self.parts[parts.shard] = parts
         self.images += outcome.value.images
+        self.carried += outcome.value.carried
         self.seconds.update(outcome.value.seconds)
         self._show()
 

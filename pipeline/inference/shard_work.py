@@ -10,6 +10,17 @@ from shardlens.pipeline.warehouse.runs import ShardParts
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Images of a shard whose rows an earlier run has, and that run's parts that hold them."""
+
+    predictions: str
+    """Folder of the earlier run's predictions."""
+    outcomes: str
+    parts: tuple[ShardParts, ...]
+    image_ids: frozenset[int]
+
+
+@dataclass(frozen=True)
 class ShardWork:
     """What a worker is asked to do with a shard."""
 
@@ -21,6 +32,14 @@ class ShardWork:
     generation: int = 0
     """Above 0: predict these images alone and put their rows among those of `base`."""
     base: ShardParts | None = None
+    carried: Carried | None = None
+    """What need not be predicted, because an earlier run has it."""
+
+    @property
+    def to_predict(self) -> Shard:
+        """The shard without the images that are carried over."""
+        carried = self.carried.image_ids if self.carried else frozenset()
+        return self.shard.only(frozenset(image.image_id for image in self.shard.images) - carried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,9 @@ class ShardReport:
 
     parts: ShardParts | None
     images: int
+    """Images that were predicted, or known to fail."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage: fetch, decode, wait (device waits for images), forward, postprocess_wait (device waits for rows), rows,
     write."""
+    carried: int = 0
+    """Images whose rows are an earlier run's."""

@@ -14,11 +14,11 @@ from shardlens.models.folding import fold_batch_norms
 from shardlens.models.spec import InputRule
 from shardlens.pipeline.executors.base import Placement
 from shardlens.pipeline.images.policy import DecodePolicy
-from shardlens.pipeline.inference.computing import ShardComputer
+from shardlens.pipeline.inference.computing import ShardComputer, ShardRows
 from shardlens.pipeline.inference.forward import Forward
 from shardlens.pipeline.inference.options import InferencePlan
 from shardlens.pipeline.inference.process_settings import own_settings
-from shardlens.pipeline.inference.publishing import publish
+from shardlens.pipeline.inference.publishing import carried_rows, publish
 from shardlens.pipeline.inference.shard_work import ShardReport, ShardWork
 from shardlens.pipeline.networks.compilation import compile_network
 from shardlens.pipeline.networks.devices import open_device
@@ -84,14 +84,16 @@ class PredictWorker:
 
     def __call__(self, work: ShardWork) -> ShardReport:
         """Predict a shard and publish its parts; see `ShardComputer.compute` for what it raises."""
-        known = {failure.image_id for failure in work.failures}
+        carried = carried_rows(work.carried) if work.carried else None
+        done = carried.image_ids if carried else frozenset()
+        known = {failure.image_id for failure in work.failures} | done
         images = [image for image in work.shard.images if image.image_id not in known]
-        results = self._computer.compute(images, work.failures)
+        results = self._computer.compute(images, work.failures) if images else ShardRows(failures=list(work.failures))
         if work.probe:
             return ShardReport(None, len(images))
         with results.clock.spent("write"):
-            parts = publish(self._stage.record, self._stage.labels, work, results.rows, results.failures)
-        return ShardReport(parts, len(work.shard.images), results.clock.seconds)
+            parts = publish(self._stage.record, self._stage.labels, work, results.rows, results.failures, carried)
+        return ShardReport(parts, len(work.shard.images) - len(done), results.clock.seconds, len(done))
 
     def close(self) -> None:
         """Give the process its settings back."""

@@ -1,0 +1,184 @@
+"""A run over a newer version of its dataset predicts what is new or changed, and carries the other rows over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from shardlens.pipeline import storage
+from shardlens.pipeline.cli.predict import lines
+from shardlens.pipeline.errors import RunError
+from shardlens.pipeline.executors.base import Executor, ExecutorConfig
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.ingest import IngestConfig, ingest
+from shardlens.pipeline.networks.resolve import NetworkConfig
+from shardlens.pipeline.predict import PredictConfig, PredictReport, predict
+from shardlens.pipeline.warehouse import runs, tables
+from shardlens.pipeline.warehouse.layout import Warehouse
+from shardlens.pipeline.warehouse.runs import RunRecord
+
+MODEL = "tests.odd_models:SPEC"
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Executor]:
+    with open_executor(ExecutorConfig()) as executor:
+        yield executor
+
+
+class Nights:
+    """A folder that changes from night to night, and its dataset `d`."""
+
+    def __init__(self, root: Path, executor: Executor) -> None:
+        self.images, self.warehouse, self.log, self.executor = root / "i", str(root / "w"), root / "log", executor
+        self.images.mkdir()
+        self.log.mkdir()
+        for number in range(1, 11):
+            self.put(number)
+
+    def put(self, number: int, name: str = "", shade: int = 0) -> None:
+        """Write an image that tells its number."""
+        pixels = np.random.default_rng(number + 1000 * shade).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+        pixels[0, 0, 0] = number
+        Image.fromarray(pixels).save(self.images / (name or f"{number:03d}.png"))
+
+    def ingest(self) -> None:
+        ingest(IngestConfig(name="d", images=str(self.images), warehouse=self.warehouse), self.executor)
+
+    def config(self, **settings: Any) -> PredictConfig:
+        option = (f"log={self.log}", *settings.pop("option", ()))
+        network = NetworkConfig(model=MODEL, option=option)
+        return PredictConfig("d", network=network, **{"shard_size": 4, "warehouse": self.warehouse, **settings})
+
+    def predict(self, **settings: Any) -> PredictReport:
+        return predict(self.config(**settings), self.executor)
+
+    def night(self, **settings: Any) -> tuple[PredictReport, list[int]]:
+        """Ingest and predict; the report, and the numbers of the images that the network saw."""
+        self.ingest()
+        shutil.rmtree(self.log)
+        self.log.mkdir()
+        report = self.predict(**settings)
+        return report, sorted(int(line) for file in self.log.iterdir() for line in file.read_text().split())
+
+    def record(self, run: str) -> RunRecord:
+        return runs.open_committed(Warehouse(self.warehouse), run)
+
+    def rows(self, run: str) -> list[pa.Table]:
+        """Predictions and outcomes of a run, in the order of its parts."""
+        record = self.record(run)
+        return [
+            pa.concat_tables(tables.from_bytes(storage.read(uri)).replace_schema_metadata(None) for uri in uris)
+            for uris in (record.prediction_parts(), record.outcome_parts())
+        ]
+
+
+@pytest.fixture
+def nights(tmp_path: Path, local: Executor) -> Nights:
+    return Nights(tmp_path, local)
+
+
+def test_the_second_night_predicts_what_is_new(nights: Nights) -> None:
+    first, seen = nights.night()
+    assert (seen, first.carried, first.predicted) == ([*range(1, 11)], 0, 10)
+    nights.put(11, "000.png")  # sorts before all others
+    nights.put(12)
+    second, seen = nights.night()
+    assert seen == [11, 12]
+    assert (second.images, second.predicted, second.carried, second.carried_from) == (12, 2, 10, first.run)
+    assert f"  2 predicted, 10 unchanged and carried over from run {first.run}" in lines(second)
+    report = nights.record(second.run).commit
+    assert report is not None
+    assert (report.report["carried"], report.report["carried_from"]) == (10, first.run)
+
+
+def test_the_rows_are_those_of_a_full_run(nights: Nights) -> None:
+    nights.night()
+    nights.put(3, shade=1)
+    (nights.images / "005.png").unlink()
+    (nights.images / "007.png").rename(nights.images / "renamed.png")
+    nights.put(13)
+    (nights.images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    second, seen = nights.night(max_quarantined=0.5)
+    assert seen == [3, 7, 13]
+    full, seen = nights.night(max_quarantined=0.5, full=True)
+    assert seen == [1, 2, 3, 4, 6, 7, 8, 9, 10, 13]
+    assert full.run != second.run
+    assert nights.rows(second.run) == nights.rows(full.run)
+
+
+def test_a_quarantined_image_is_tried_again_when_its_file_has_changed(nights: Nights) -> None:
+    nights.night(option=("raise_on=4",), max_quarantined=0.5)
+    nights.put(12)
+    report, seen = nights.night(option=("raise_on=4",), max_quarantined=0.5)
+    assert (seen, report.quarantined) == ([12], 1)
+    nights.put(44, "004.png")
+    report, seen = nights.night(option=("raise_on=4",), max_quarantined=0.5)
+    assert (seen, report.quarantined) == ([44], 0)
+
+
+def test_other_settings_and_other_categories_carry_nothing(nights: Nights) -> None:
+    nights.night()
+    nights.put(12)
+    report, seen = nights.night(batch_size=2)
+    assert (len(seen), report.carried) == (11, 0)
+
+
+def test_the_run_stands_when_the_earlier_one_is_gone(nights: Nights) -> None:
+    first, _ = nights.night()
+    nights.put(12)
+    second, _ = nights.night()
+    before = nights.rows(second.run)
+    warehouse = Warehouse(nights.warehouse)
+    for folder in (warehouse.run(first.run), warehouse.predictions("d", first.run), warehouse.outcomes("d", first.run)):
+        shutil.rmtree(folder)
+    assert nights.rows(second.run) == before
+    assert nights.predict().predicted == 0  # the same command again
+
+
+def test_images_of_damaged_parts_are_predicted(nights: Nights) -> None:
+    first, _ = nights.night()
+    part = Path(nights.record(first.run).prediction_parts()[1])
+    part.write_bytes(part.read_bytes()[:-9] + b"x" * 9)
+    nights.put(12)
+    report, seen = nights.night()
+    assert seen == [5, 6, 7, 8, 12]
+    assert report.carried == 6
+    full, _ = nights.night(full=True)
+    assert nights.rows(report.run) == nights.rows(full.run)
+
+
+def test_who_resumes_takes_the_same_earlier_run(nights: Nights) -> None:
+    first, _ = nights.night()
+    nights.put(12)
+    nights.ingest()
+    with pytest.raises(RunError, match="quarantined"):
+        nights.predict(option=("raise_on=12",), max_quarantined=0.0)  # other settings: all is predicted
+    bad = next(file for file in nights.images.iterdir() if file.name == "012.png")
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(RunError, match="1 of 11 images are quarantined"):
+        nights.night(max_quarantined=0.0)
+    begun = [each for each in runs.every(Warehouse(nights.warehouse)) if each.origin.get("carried_from")]
+    assert [each.origin["carried_from"] for each in begun] == [first.run]
+    shutil.rmtree(Warehouse(nights.warehouse).run(first.run))
+    for uri in storage.walk(Warehouse(nights.warehouse).outcomes("d", begun[0].name)):
+        storage.delete(uri.uri)
+    report, seen = nights.night(max_quarantined=0.5)
+    assert report.run == begun[0].name
+    assert (report.carried, seen) == (0, [*range(1, 11)])
+
+
+def test_the_record_says_what_was_carried(nights: Nights) -> None:
+    first, _ = nights.night()
+    nights.put(12)
+    second, _ = nights.night()
+    document = json.loads(Path(nights.record(second.run).folder, "run.json").read_text())
+    assert document["origin"]["carried_from"] == first.run
