@@ -115,7 +115,7 @@ def evaluate(config: EvaluateConfig, executor: Executor, progress: ProgressListe
     category_ids, names = (dataset.categories.sort_by("category_id")[key] for key in ("category_id", "name"))
     images = _Images.of(shards, dataset.images if config.unannotated else annotated(dataset.images))
     version = None if dataset.version == record.dataset_version else dataset.version
-    truth = split_truth(images.shards, dataset.images, dataset.annotations, category_ids.to_numpy(), version)
+    truth = split_truth(images.shards, dataset.images, dataset.annotations, category_ids.to_numpy())
     parts = collect(record, stage, truth, executor, progress)
     scores = _scores(record, stage, parts, len(names))
     named = list(zip(category_ids.to_pylist(), names.to_pylist(), strict=True))

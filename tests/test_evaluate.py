@@ -161,16 +161,13 @@ def test_each_folder_of_tables_has_one_schema_and_earlier_places_are_read(wareho
     write_dataset(warehouse, boxes)
     write_run(warehouse, boxes, shards=3)
     before = run(warehouse)
-    metrics, curves, partials = (
-        folder("shapes", "r1") for folder in (warehouse.metrics, warehouse.curves, warehouse.partials)
-    )
+    metrics, curves = (folder("shapes", "r1") for folder in (warehouse.metrics, warehouse.curves))
     assert (storage.children(metrics), storage.children(curves)) == (["metrics.parquet"], ["curves.parquet"])
     for folder in ("metrics", "curves"):
         files = f"{warehouse.path(folder)}/**/*.parquet"
         with duckdb.connect() as reader:
             assert reader.sql(f"SELECT * FROM read_parquet('{files}')").fetchall()
     Path(curves, "curves.parquet").rename(Path(metrics, "curves.parquet"))
-    Path(partials).rename(Path(metrics, "partials"))
     count = "SELECT count(*) AS n FROM curves"
     assert query(warehouse.root, count)["n"].to_pylist() == [before.curves.num_rows]
     again = Counting()

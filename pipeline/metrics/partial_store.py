@@ -20,8 +20,11 @@ from shardlens.pipeline.metrics.truth_by_shard import ShardedTruth
 from shardlens.pipeline.warehouse import tables
 from shardlens.pipeline.warehouse.runs import RunRecord
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Goes up when a partial of the same parts would hold something else."""
+
+DIGITS = 24
+"""Of a partial's SHA-256, in its name."""
 
 Partial = Mapping[str, partials.Arrays]
 
@@ -49,10 +52,9 @@ def collect(
         ExecutionError: a shard's worker died at every attempt.
         StorageError: a part that cannot be read.
     """
-    folder = record.warehouse.partials(record.dataset, record.name)
-    earlier = storage.join(record.warehouse.metrics(record.dataset, record.name), "partials")  # of versions up to 0.1
     names = _names(record, stage, truth)
-    stored = _stored(earlier, names) | _stored(folder, names)
+    folder, *others = _folders(record)
+    stored = {shard: partial for place in (*others, folder) for shard, partial in _stored(place, names).items()}
     total = len(names)
     progress(Progress("evaluate", len(stored), total, "shards"))
     missing = [shard for shard in range(total) if shard not in stored]
@@ -68,16 +70,21 @@ def collect(
     return [stored[shard] for shard in range(total)]
 
 
+def _folders(record: RunRecord) -> list[str]:
+    """Where partials of the run's shards may lie: its own folder, and that of the run whose rows it carried over."""
+    names = [record.name, record.origin.get("carried_from")]
+    return [record.warehouse.partials(record.dataset, name) for name in names if isinstance(name, str)]
+
+
 def _names(record: RunRecord, stage: EvaluateStage, truth: ShardedTruth) -> list[str]:
-    """Names of the partials; each says by its digest what it was made of."""
+    """Names of the partials; each says by its digest what it was made of, in whichever run."""
+    made_of = json.dumps([PROTOCOL, stage.tasks, *_rules(stage.rules)]).encode()
     names = []
     for shard, parts in enumerate(record.parts):
-        made_of = [PROTOCOL, record.fingerprint, stage.tasks, *_rules(stage.rules)]
-        made_of += [parts.predictions.sha256, parts.outcomes.sha256]
-        made_of += [truth.version] if truth.version else []
-        scored = truth.scopes[shard].image_ids
-        made_of += [scored.tolist()] if len(scored) < parts.outcomes.rows else []
-        names.append(f"shard-{shard:05d}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]}.partial")
+        content = hashlib.sha256(made_of)
+        content.update(parts.predictions.sha256.encode())
+        content.update(truth.digest(shard))
+        names.append(f"shard-{shard:05d}-{content.hexdigest()[:DIGITS]}.partial")
     return names
 
 
@@ -88,11 +95,16 @@ def _rules(rules: Rules) -> list[str | int]:
 
 def _stored(folder: str, names: Sequence[str]) -> dict[int, Partial]:
     """Partials of an earlier evaluation, by shard; a damaged one counts as missing."""
-    present = set(storage.children(folder))
-    shards = [shard for shard, name in enumerate(names) if name in present]
-    read = storage.read_many([(storage.join(folder, names[shard]), None, None) for shard in shards])
+    present = {_digest(name): name for name in storage.children(folder)}
+    shards = [shard for shard, name in enumerate(names) if _digest(name) in present]
+    places = [(storage.join(folder, present[_digest(names[shard])]), None, None) for shard in shards]
     valid: dict[int, Partial] = {}
-    for shard, data in zip(shards, read, strict=True):
+    for shard, data in zip(shards, storage.read_many(places), strict=True):
         with contextlib.suppress(ValueError):
             valid[shard] = partials.unpack(data if isinstance(data, bytes) else b"")
     return valid
+
+
+def _digest(name: str) -> str:
+    """What of a partial's name is the same in every run."""
+    return name.rpartition("-")[2]

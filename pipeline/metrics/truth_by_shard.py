@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,19 +27,25 @@ class ShardedTruth:
     """(shards + 1,) where each shard's rows begin."""
     scopes: list[Scope]
     """Images and categories of each shard."""
-    version: str | None = None
-    """Version of the annotations, where it is not that of the run."""
 
     def work(self, predictions: Sequence[str], partials: Sequence[str], missing: Sequence[int]) -> Iterator[ShardTruth]:
         """The shards named in `missing`, each with its slice of the truth; the URIs are by shard."""
         for shard in missing:
-            rows = self.annotations.slice(self.cuts[shard], self.cuts[shard + 1] - self.cuts[shard])
-            yield ShardTruth(shard, predictions[shard], partials[shard], self.scopes[shard], _packed(rows))
+            yield ShardTruth(shard, predictions[shard], partials[shard], self.scopes[shard], _packed(self._of(shard)))
+
+    def digest(self, shard: int) -> bytes:
+        """SHA-256 of everything that a shard's partial depends on besides its predictions."""
+        content = hashlib.sha256(_packed(self._of(shard)))
+        scope = self.scopes[shard]
+        for array in (scope.image_ids, scope.positions, scope.sizes_hw, scope.category_ids):
+            content.update(str(array.shape).encode() + np.ascontiguousarray(array, dtype=np.int64).tobytes())
+        return content.digest()
+
+    def _of(self, shard: int) -> pa.Table:
+        return self.annotations.slice(self.cuts[shard], self.cuts[shard + 1] - self.cuts[shard])
 
 
-def split_truth(
-    shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints, version: str | None = None
-) -> ShardedTruth:
+def split_truth(shards: Sequence[Ints], images: pa.Table, annotations: pa.Table, category_ids: Ints) -> ShardedTruth:
     """Split `annotations` by the shard of their image.
 
     Args:
@@ -46,7 +53,6 @@ def split_truth(
         images: rows of `tables.IMAGES`, sorted by image_id, the shards' images at least.
         annotations: rows of `tables.ANNOTATIONS`, sorted by image_id; those of other images are left out.
         category_ids: (K,) ascending, the categories that are scored.
-        version: of the annotations, where it is not that of the run.
     """
     run_ids = np.concatenate([np.zeros(0, dtype=np.int64), *shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(ids) for ids in shards])
@@ -58,7 +64,7 @@ def split_truth(
     order = np.argsort(row_shards, kind="stable")
     cuts = np.searchsorted(row_shards[order], np.arange(len(shards) + 1))
     rows = annotations.select(list(TRUTH)).take(kept[order])
-    return ShardedTruth(rows, cuts, [_scope(np.sort(ids), run_ids, images, category_ids) for ids in shards], version)
+    return ShardedTruth(rows, cuts, [_scope(np.sort(ids), run_ids, images, category_ids) for ids in shards])
 
 
 def _scope(image_ids: Ints, run_ids: Ints, images: pa.Table, category_ids: Ints) -> Scope:

@@ -212,8 +212,7 @@ def same_rows(first: Iterable[ShardParts], second: Iterable[ShardParts]) -> bool
 def _remove_scores(record: RunRecord) -> None:
     for folder in (record.warehouse.metrics, record.warehouse.curves):
         for entry in storage.walk(folder(record.dataset, record.name)):
-            if not entry.name.startswith("partials/"):  # of earlier versions; kept by the digests of their parts
-                storage.delete(entry.uri)
+            storage.delete(entry.uri)
 
 
 def sweep(record: RunRecord, kept_s: float = KEPT_S) -> RunRecord:
