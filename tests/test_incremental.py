@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pickle
+import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +32,7 @@ from shardlens.pipeline.predict import PredictConfig, PredictReport, predict
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
+from tests.conftest import ROOT
 
 MODEL = "tests.odd_models:SPEC"
 
@@ -55,7 +64,7 @@ class Nights:
 
     def config(self, **settings: Any) -> PredictConfig:
         option = (f"log={self.log}", *settings.pop("option", ()))
-        network = NetworkConfig(model=MODEL, option=option)
+        network = NetworkConfig(model=MODEL, option=option, weights="random")
         return PredictConfig("d", network=network, **{"shard_size": 4, "warehouse": self.warehouse, **settings})
 
     def predict(self, **settings: Any) -> PredictReport:
@@ -125,7 +134,7 @@ def test_a_quarantined_image_is_tried_again_when_its_file_has_changed(nights: Ni
     assert (seen, report.quarantined) == ([44], 0)
 
 
-def test_other_settings_and_other_categories_carry_nothing(nights: Nights) -> None:
+def test_other_settings_carry_nothing(nights: Nights) -> None:
     nights.night()
     nights.put(12)
     report, seen = nights.night(batch_size=2)
@@ -182,3 +191,51 @@ def test_the_record_says_what_was_carried(nights: Nights) -> None:
     second, _ = nights.night()
     document = json.loads(Path(nights.record(second.run).folder, "run.json").read_text())
     assert document["origin"]["carried_from"] == first.run
+
+
+MOMENTS = int(os.environ.get("SHARDLENS_CRASHES", "2"))
+"""How many random moments the second night is killed at."""
+DRIVER = """
+import pickle, sys
+from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.predict import predict
+with open_executor() as executor:
+    config = pickle.load(sys.stdin.buffer)
+    print("ready", flush=True)
+    print(predict(config, executor).carried, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_night_that_is_killed_ends_in_the_same_rows(nights: Nights) -> None:
+    nights.night(option=("sleep=0.01",))
+    for number in range(11, 31):
+        nights.put(number)
+    nights.ingest()
+    config = nights.config(option=("sleep=0.01",))
+    full = nights.predict(option=("sleep=0.01",), full=True)
+    begun = time.monotonic()
+    undisturbed = nights.predict(option=("sleep=0.01",), run="undisturbed")
+    took = time.monotonic() - begun
+    assert nights.rows(undisturbed.run) == nights.rows(full.run)
+    for moment in range(MOMENTS):
+        asked = replace(config, run=f"killed-{moment}")
+        killed_after(asked, random.Random(moment).uniform(0, took))
+        assert predict(asked, nights.executor).images == 30
+        assert nights.rows(asked.run or "") == nights.rows(full.run), moment
+
+
+def killed_after(config: PredictConfig, seconds: float) -> None:
+    """Begin a prediction in a process of its own and kill it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pickle.dump(config, process.stdin)
+        process.stdin.close()
+        process.stdout.readline()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.kill()
