@@ -134,6 +134,7 @@ def show_run(report: PredictReport, warehouse: str) -> None:
         "predictions": str(report.predictions),
         "quarantined": str(report.quarantined),
         "this attempt": _attempt(report),
+        "of its images": report.carried_over,
         "prediction tables": f"`{report.uri}`",
         "outcome tables": f"`{place.outcomes(report.dataset, report.run)}`",
         "metric tables": f"`{place.metrics(report.dataset, report.run)}`, once it is scored",
@@ -153,13 +154,14 @@ def run_line(report: PredictReport) -> str:
     """Say in one line what came of a run."""
     return (
         f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
-        f"@{report.dataset_version}, {report.quarantined} quarantined; {_attempt(report)}"
+        f"@{report.dataset_version}, {report.quarantined} quarantined; "
+        + "; ".join(text for text in (report.carried_over, _attempt(report)) if text)
     )
 
 
 def is_unchanged(report: PredictReport) -> bool:
     """Whether a run had been complete before, so that nothing was predicted."""
-    return report.images_per_second == 0
+    return report.is_unchanged
 
 
 def headline(evaluation: Evaluation) -> str:

@@ -93,6 +93,18 @@ class PredictReport:
     predicted: int = 0
     """Images that this attempt predicted."""
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the run was complete before, so that nothing was written."""
+        return self.predicted == self.carried == 0
+
+    @property
+    def carried_over(self) -> str:
+        """How much was predicted and how much was not; empty where all was predicted."""
+        if not self.carried:
+            return ""
+        return f"{self.predicted:,} predicted, {self.carried:,} unchanged and carried over from run {self.carried_from}"
+
 
 @dataclass(frozen=True)
 class Job:

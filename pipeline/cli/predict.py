@@ -72,11 +72,11 @@ def lines(report: PredictReport) -> list[str]:
     shown = [
         f"run {report.run}: {report.predictions} predictions in {report.images} images of {report.dataset}"
         f"@{report.dataset_version}, {report.quarantined} quarantined",
-        *_carried(report),
+        *([f"  {report.carried_over}"] if report.carried_over else []),
         *(
-            _speed(report)
-            if report.images_per_second
-            else ["  nothing left to predict: all of its shards were there already"]
+            ["  nothing left to predict: all of its shards were there already"]
+            if report.is_unchanged
+            else _speed(report)
         ),
         f"  {report.uri}",
     ]
@@ -90,12 +90,3 @@ def lines(report: PredictReport) -> list[str]:
         condition = f"run = '{report.run}' AND status <> 'ok'"
         shown.append(f'  why: shardlens query "SELECT image_id, stage, message FROM outcomes WHERE {condition}"')
     return shown
-
-
-def _carried(report: PredictReport) -> list[str]:
-    """How much of a run over a newer version of its dataset was predicted."""
-    if not report.carried:
-        return []
-    return [
-        f"  {report.predicted:,} predicted, {report.carried:,} unchanged and carried over from run {report.carried_from}"
-    ]

@@ -19,7 +19,21 @@ from shardlens.pipeline.warehouse import tables
 from tests.flows.seen import artifacts, flow_run
 
 REPORT = PredictReport(
-    "unet-1", "shapes", "abc", 8, 21, 1, "bf16", 2, 4.0, 2.0, 0.1, {}, (), "/w/predictions/dataset=shapes/run=unet-1"
+    "unet-1",
+    "shapes",
+    "abc",
+    8,
+    21,
+    1,
+    "bf16",
+    2,
+    4.0,
+    2.0,
+    0.1,
+    {},
+    (),
+    "/w/predictions/dataset=shapes/run=unet-1",
+    predicted=8,
 )
 
 
@@ -68,7 +82,11 @@ def test_categories_are_a_row_each_with_a_column_for_each_metric() -> None:
     [
         ({}, r"1 quarantined; 4.0 s, 2.0 images/s in bf16, 2 shards were there already"),
         ({"resumed_shards": 0}, r"1 quarantined; 4.0 s, 2.0 images/s in bf16"),
-        ({"images_per_second": 0.0}, r"1 quarantined; nothing to do, the run was complete before"),
+        (
+            {"predicted": 3, "carried": 1005, "carried_from": "unet-0", "resumed_shards": 0},
+            r"1 quarantined; 3 predicted, 1,005 unchanged and carried over from run unet-0; 4.0 s, 2.0 images/s in bf16",
+        ),
+        ({"predicted": 0}, r"1 quarantined; nothing to do, the run was complete before"),
     ],
 )
 def test_a_run_is_summarized_in_a_line(changes: dict[str, Any], end: str) -> None:
