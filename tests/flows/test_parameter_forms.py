@@ -154,6 +154,7 @@ def test_the_form_of_an_inference() -> None:
         "TrainConfig",
         "ExecutorConfig",
         "RetryPolicy",
+        "AlertLimits",
     }
     assert set(definitions(dataset_inference)) == expected
     assert definitions(dataset_inference)["ExecutorConfig"]["properties"]["kind"]["enum"] == ["local", "ray"]
