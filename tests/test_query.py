@@ -157,7 +157,7 @@ def test_in_memory() -> None:
 def test_a_part_that_is_gone_is_named(tmp_path: Path) -> None:
     root = fill(str(tmp_path))
     next(Path(root, "predictions/dataset=shapes/run=second").iterdir()).unlink()
-    with pytest.raises(StorageError, match=r"run=second/shard-0000\d-\w+.parquet: not found"):
+    with pytest.raises(StorageError, match=r"run=second/shard-0000\d-\w+.parquet is gone: its run was deleted"):
         query(root, "SELECT sum(score) FROM predictions")
 
 
