@@ -43,6 +43,8 @@ class Catalog:
     """Follow symbolic links that lead out of the folder that was named."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(kind, in words) of all places listed."""
+    hidden: list[str] = field(default_factory=list)
+    """Names of images that are hidden, or in a hidden folder, and so left out; not those that macOS adds to each file."""
     used: set[tuple[str, int | None]] = field(default_factory=set)
     """URI and offset of the files that were read and are neither an image nor an image's own annotation file."""
     marks: Marks = field(default_factory=Marks)
@@ -146,11 +148,11 @@ class Catalog:
     def _walk(self, uri: str) -> Iterator[tuple[str, int, str | None]]:
         """Name, bytes and etag of every visible object below `uri`."""
         if not storage.is_local(uri):
-            yield from ((e.name, e.size, e.etag) for e in storage.walk(uri) if not is_hidden(e.name))
+            yield from ((e.name, e.size, e.etag) for e in storage.walk(uri) if not self._is_hidden(e.name))
             return
         walk = LocalWalk(uri, self.follow_links)
         for name, size, etag in walk.files():
-            if is_hidden(name):
+            if self._is_hidden(name):
                 continue
             if printable(name) == name:
                 yield name, size, etag
@@ -159,9 +161,16 @@ class Catalog:
         self.problems += [("link-out", printable(name)) for name in walk.refused if not is_hidden(name)]
         self.problems += [("locked-folder", printable(name)) for name in walk.locked]
 
+    def _is_hidden(self, name: str) -> bool:
+        """Whether a name is hidden; an image of such a name is noted."""
+        hidden = is_hidden(name)
+        if hidden and name.lower().endswith(IMAGE_SUFFIXES) and not PurePosixPath(name).name.startswith("._"):
+            self.hidden.append(printable(name))
+        return hidden
+
     def _named(self, entries: Iterable[tuple[str, Place]]) -> Iterator[tuple[str, Place]]:
         for name, place in entries:
-            if is_hidden(name):
+            if self._is_hidden(name):
                 continue
             if printable(name) != name:
                 self.problems.append(("undecodable-name", f"{printable(name)}: taken in under this name"))

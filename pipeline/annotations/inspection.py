@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from shardlens.pipeline.errors import (
     StorageUnavailableError,
 )
 from shardlens.pipeline.executors.base import Done, Executor, Lost, Progress, ProgressListener
+from shardlens.pipeline.images import png
 from shardlens.pipeline.images.fetch import Decoding, load
 from shardlens.pipeline.images.file_warnings import FILE_WARNINGS
 from shardlens.pipeline.images.header import Header, read_header
@@ -119,6 +121,7 @@ def _head(place: Place) -> Place:
 def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault]) -> tuple[Header | None, ...]:
     """Read the headers from the first bytes of each image, or from all of them where those do not suffice."""
     headers = [_header(data, name) for data, name in zip(heads, batch.file_names, strict=True)]
+    _look_behind_pixels(batch, heads, headers)
     missing = {i for i, data in enumerate(heads) if isinstance(data, LocationNotFoundError)}
     again = [i for i, header in enumerate(headers) if header is None and i not in missing]
     for i, data in zip(again, _read([batch.images[i] for i in again]), strict=True):
@@ -133,6 +136,27 @@ def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault
         (batch.first + i, "missing-image", f"{batch.file_names[i]}: nothing at {batch.images[i][0]}") for i in missing
     )
     return tuple(headers)
+
+
+def _look_behind_pixels(batch: Batch, heads: list[bytes | StorageError], headers: list[Header | None]) -> None:
+    """Complete, in place, the headers of large PNGs with what stands behind their pixels, such as an orientation."""
+    large = {
+        i: data
+        for i, data in enumerate(heads)
+        if isinstance(data, bytes) and len(data) == HEADER and png.is_png(data) and headers[i] is not None
+    }
+    if large:
+        with ThreadPoolExecutor(min(16, len(large))) as threads:
+            ends = threads.map(lambda i: _end(batch.images[i]), large)
+            for (i, head), end in zip(large.items(), ends, strict=True):
+                data = png.with_end(head, end)
+                headers[i] = headers[i] if data is None else _header(data, batch.file_names[i]) or headers[i]
+
+
+def _end(place: Place) -> bytes:
+    uri, offset, length = place
+    size = storage.size(uri) if length is None else length
+    return storage.read_range(uri, (offset or 0) + max(0, size - HEADER), min(size, HEADER))
 
 
 def _header(data: bytes | StorageError, file_name: str) -> Header | None:

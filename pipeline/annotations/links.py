@@ -61,11 +61,14 @@ def _mark(entry: os.DirEntry[str]) -> tuple[int, str | None]:
 
 
 def leading_out(root: str, paths: Sequence[str]) -> list[bool]:
-    """Whether each local path, named below `root`, is a symbolic link out of it or lies behind one."""
+    """Whether each local path, named below `root` or `root` itself, is a symbolic link out of it or lies behind one."""
     top = os.path.realpath(root)
     real: dict[str, str] = {}
     found = []
     for path in paths:
+        if path == root:  # members of the tar that was named
+            found.append(False)
+            continue
         folder = os.path.dirname(path)
         if folder not in real:
             real[folder] = os.path.realpath(folder)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shardlens.pipeline.errors import printable
+
 EXAMPLES = 5
 
 KINDS = {
@@ -75,7 +77,7 @@ class Problem:
 
     def __str__(self) -> str:
         more = f"\n    ... and {self.count - len(self.examples)} more" if self.count > len(self.examples) else ""
-        lines = "".join(f"\n    {example}" for example in self.examples)
+        lines = "".join(f"\n    {printable(example)}" for example in self.examples)
         return f"{self.kind}: {self.count} ({KINDS[self.kind]}){lines}{more}"
 
 

@@ -44,6 +44,8 @@ def unread_notes(request: Request, source: Source, executor: Executor) -> Iterat
                 f"{count} {suffix}" for suffix, count in counts.most_common(12)
             )
             yield from _hints(request, files, left)
+    if hidden := request.catalog.hidden:
+        yield f"hidden images left out, their names or folders begin with a dot: {len(hidden)}, such as {hidden[0]}"
 
 
 def _roots(request: Request, source: Source) -> list[str]:

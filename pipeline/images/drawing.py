@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from shardlens.pipeline import masks
+from shardlens.pipeline.errors import printable
 from shardlens.pipeline.images.decode import Decoded
 from shardlens.pipeline.images.orientation import boxes_xywh_to_stored_frame, inverse, rle_to_stored_frame
 from shardlens.pipeline.masks import Rle
@@ -84,12 +85,13 @@ def _outline(
     pen.rectangle((x, y, max(x, x + wide - 1), max(y, y + high - 1)), outline=drawn.color, width=2)
     if drawn.label:
         font = ImageFont.load_default(size=11)
-        left, top, right, bottom = pen.textbbox((0, 0), drawn.label, font=font)
+        label = printable(drawn.label)
+        left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
         tab_wide, tab_high = right - left + 6, bottom - top + 5
         tab_x = max(0.0, min(x, pen.im.size[0] - tab_wide))  # inside the image, wherever the box ends
         tab_y = y - tab_high if y >= tab_high else max(0.0, y)
         pen.rectangle((tab_x, tab_y, tab_x + tab_wide, tab_y + tab_high), fill=drawn.color)
-        pen.text((tab_x + 3 - left, tab_y + 2 - top), drawn.label, fill="white", font=font)
+        pen.text((tab_x + 3 - left, tab_y + 2 - top), label, fill="white", font=font)
 
 
 def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
@@ -105,7 +107,12 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
         for column, picture in enumerate(row):
             x = GAP + column * (width + GAP)
             page.paste(picture, (x, y))
-            pen.text((x, y + picture.height + 3), _shortened(pen, next(names), width, font), fill="black", font=font)
+            pen.text(
+                (x, y + picture.height + 3),
+                _shortened(pen, printable(next(names)), width, font),
+                fill="black",
+                font=font,
+            )
         y += height
     return page
 

@@ -8,6 +8,7 @@ own, after the row above them, on which their filters build (PNG specification, 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,11 @@ BAND = 1 << 24
 """Decompressed bytes that are decoded at once, or one row."""
 
 
+def is_png(data: bytes) -> bool:
+    """Whether it begins as a PNG."""
+    return data.startswith(SIGNATURE)
+
+
 def exif(image: Image.Image, data: bytes) -> Image.Exif:
     """What an image that is not loaded says of its origin, before its pixels or, if nothing is there, behind them."""
     if "exif" not in image.info:
@@ -46,9 +52,30 @@ def exif(image: Image.Image, data: bytes) -> Image.Exif:
     return Image.Image.getexif(image)  # a PNG's own method would load it
 
 
+def with_end(head: bytes, end: bytes) -> bytes | None:
+    """A PNG without pixels, of the chunks that tell its origin in the last bytes of a file; None if there are none.
+
+    Args:
+        head: first bytes of the file, up to its pixels at least.
+        end: last bytes of the file, cut anywhere: a chunk there is known by its checksum.
+    """
+    if not is_png(head):
+        return None
+    late = []
+    for kind in re.finditer(rb"|".join(ORIGINS), end):
+        length = int.from_bytes(end[max(0, kind.start() - 4) : kind.start()], "big")
+        whole = _chunk(kind.group(), end[kind.end() : kind.end() + length])
+        if end[max(0, kind.start() - 4) : kind.end() + length + 4] == whole:
+            late.append(whole)
+    if not late:
+        return None
+    before = [_chunk(kind, content) for kind, content in _around_pixels(head)[0]]
+    return b"".join([SIGNATURE, *before, _chunk(b"IDAT", b""), *late, _chunk(b"IEND", b"")])
+
+
 def without_texts(data: bytes) -> bytes | None:
     """The PNG without its texts, which Pillow refuses where they are large; None if it has none, or is no PNG."""
-    if not data.startswith(SIGNATURE):
+    if not is_png(data):
         return None
     chunks = list(_chunks(data))
     if not any(kind in TEXTS for kind, _ in chunks):

@@ -45,7 +45,10 @@ def to_eight_bits(image: Image.Image, data: bytes, asked: Range | None) -> Image
         ImageError: it has no finite value.
     """
     values = _values(image, data)
-    limits = asked or ((0.0, 65535.0) if image.format == "PPM" else usual_range(values))
+    tells_its_range = (
+        image.format == "PPM" and image.mode != "F"
+    )  # PGM and PPM; Pillow scales them, but not PFM's floats
+    limits = asked or ((0.0, 65535.0) if tells_its_range else usual_range(values))
     return Image.fromarray(scaled(values, limits))
 
 

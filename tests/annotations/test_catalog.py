@@ -62,6 +62,14 @@ def test_links_are_followed_within_the_root_and_not_in_circles(tmp_path: Path) -
     assert Catalog().images(str(tmp_path / "link"), Here()).names[:2] == ("all/a.jpg", "b.jpg")
 
 
+def test_a_tar_that_is_named_by_a_link_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "store", {"x.tar": tar({"a.jpg": jpeg()})})
+    (tmp_path / "link.tar").symlink_to(tmp_path / "store" / "x.tar")
+    report, dataset = take(tmp_path, str(tmp_path / "link.tar"))
+    assert dataset.images["file_name"].to_pylist() == ["a.jpg"]
+    assert not report.problems
+
+
 def test_links_out_of_the_root_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere", {"c.jpg": jpeg(3)})
     secret = put(tmp_path, {"secret": b"root:x:0:0"}) + "/secret"

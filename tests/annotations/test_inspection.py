@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from shardlens.pipeline.annotations import plain
 from shardlens.pipeline.annotations.inspection import BATCH, HEADER, Batch, Inspect, Inspected, batches, inspect
@@ -67,3 +70,18 @@ def test_an_image_that_kills_its_worker_costs_no_neighbor(tmp_path: Path) -> Non
     faults = [fault for batch in found for fault in batch.faults]
     assert faults == [(1, "unreadable-image", "deadly.jpg: reading it ended the worker (killed by signal 11)")]
     assert pa.concat_tables([batch.annotations for batch in found]).num_rows == 0
+
+
+def test_an_orientation_behind_the_pixels_of_a_large_png_is_found(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain_png = encode(noise, "PNG")
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = len(content).to_bytes(4, "big") + b"eXIf" + content + zlib.crc32(b"eXIf" + content).to_bytes(4, "big")
+    late = plain_png[:-12] + chunk + plain_png[-12:]
+    assert len(late) > 2 * HEADER
+    images = put(tmp_path, {"a.png": late, "b.png": plain_png, "x.tar": tar({"c.png": late})})
+    for found, expected in ((source(images), [6, 1]), (source(f"{images}/x.tar"), [6])):
+        headers = Inspect().run(next(batches(found.images))).headers
+        assert [header.orientation for header in headers if header] == expected

@@ -25,6 +25,13 @@ def test_all_are_counted_and_the_first_five_told() -> None:
     assert str(boxes).endswith("box 4\n    ... and 2 more")
 
 
+def test_an_example_cannot_write_over_the_terminal() -> None:
+    problems = Problems()
+    problems.one("missing-image", "a\x1b[2J\nb.jpg")
+    assert not {"\x1b", "\nb"} & set(str(problems.found()[0]).split("missing-image", 1)[1])
+    assert str(problems.found()[0]).count("\n") == 1
+
+
 def test_no_example_is_made_that_is_not_kept() -> None:
     problems = Problems()
     made: list[int] = []

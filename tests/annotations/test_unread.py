@@ -44,6 +44,16 @@ def test_annotations_of_other_kinds_are_named(tmp_path: Path, name: str, data: b
     assert any(note.startswith(f"not read below {root}: 1 ") for note in report.notes)
 
 
+def test_hidden_images_are_counted(tmp_path: Path) -> None:
+    files = {"a.jpg": jpeg(), ".trash/b.jpg": jpeg(1), ".c.jpg": jpeg(2), "._a.jpg": b"macOS", ".git/x": b""}
+    report, dataset = take(tmp_path, put(tmp_path / "set", files))
+    assert dataset.images["file_name"].to_pylist() == ["a.jpg"]
+    assert [note.rpartition(":")[2] for note in report.notes if note.startswith("hidden images left out")] in (
+        [" 2, such as .c.jpg"],
+        [" 2, such as .trash/b.jpg"],
+    )
+
+
 def test_every_coco_file_of_a_folder_is_named(tmp_path: Path) -> None:
     files = {f"annotations/instances_{split}2017.json": COCO for split in ("train", "val")}
     root = put(tmp_path / "coco", {"val2017/a.jpg": jpeg(), **files})

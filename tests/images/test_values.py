@@ -164,6 +164,12 @@ def test_a_pgm_says_its_range_itself() -> None:
     assert np.abs(gray(data) - values / 4095 * 255).max() <= 1
 
 
+def test_a_pfm_does_not() -> None:
+    values = (RAMP / RAMP.max()).astype("<f4")
+    data = b"Pf\n64 48\n-1.0\n" + values[::-1].tobytes()
+    assert np.abs(gray(data) - values * 255).max() <= 1
+
+
 def test_headers_tell_depth() -> None:
     assert not read_header(encode(picture(), "PNG")).deep
     assert read_header(tiff(RAMP.astype(np.float32))).deep
