@@ -23,6 +23,7 @@ from shardlens.pipeline.annotations.publication import Publication, counts_of, o
 from shardlens.pipeline.annotations.selection import Selection, selected
 from shardlens.pipeline.annotations.source import Format, Look, Request, Source
 from shardlens.pipeline.annotations.splits import Part
+from shardlens.pipeline.annotations.unchanged import Unchanged
 from shardlens.pipeline.annotations.unlisted import Unlisted, with_unlisted
 from shardlens.pipeline.annotations.unread import unread_notes
 from shardlens.pipeline.errors import ConfigError, DatasetError
@@ -64,6 +65,8 @@ class Places:
     """Take the one file that a name of a COCO file could mean, of another case, other slashes, escapes or folders."""
     decode: Annotated[bool, Parameter(negative="")] = False
     """Decode the pixels of every image too, so that damaged ones are reported now; otherwise headers alone are read."""
+    full: Annotated[bool, Parameter(negative="")] = False
+    """Read the headers of all images again, also of those that have not changed since the latest version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class IngestReport:
     """Why this format was taken."""
     notes: tuple[str, ...] = ()
     """What was decided about the data, and what lies there and was not read; a sentence each."""
+    unchanged: int = 0
+    """Images whose headers were not read, since they have not changed since the version before."""
     vanished: int = 0
     """Images that the version before had and this one has not."""
     vanished_names: tuple[str, ...] = ()
@@ -120,6 +125,7 @@ class IngestReport:
             f"{self.dataset}@{self.version}: {self.images} images, {self.annotations} annotations "
             f"({self.crowds} crowds), {self.categories} categories",
             f"images in the dataset: {held}",
+            *([f"not read again: {self.unchanged} images that have not changed"] if self.unchanged else []),
             *self._gone(),
             *self.notes,
             *(str(problem) for problem in self.problems),
@@ -152,13 +158,16 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
     source = _marked(selected(source, config, request), request)
     for kind, text in request.catalog.problems:
         source.problems.one(kind, text)
-    inspected = inspect(source, executor, progress, config.decode_policy)
+    unchanged = Unchanged.none(source.images.num_rows)
+    if not config.full and not config.decode:
+        unchanged = Unchanged.since_latest(source.images, warehouse, config.name)
+    inspected = inspect(source, executor, progress, config.decode_policy, unchanged)
     choice = choose_frame(config.frame, source, inspected)
     content = assemble(source, inspected, source.problems, choice.frame)
     digests = digest_table(source.images, inspected)
     names = content.images["file_name"].to_pylist()
     Twins.among(content.images, digests, executor).report(names, source.problems)
-    chosen = [note for note in (choice.note, deep_note(inspected)) if note]
+    chosen = [note for note in (choice.note, deep_note(inspected), unchanged.note()) if note]
     notes = (*source.problems.notes, *chosen, *unread_notes(request, source, executor))
     part = Part(
         f"{request.annotations or request.images} (split {config.split})",
@@ -180,6 +189,7 @@ def ingest(config: IngestConfig, executor: Executor, progress: ProgressListener 
         format=format.name,
         reason=reason,
         notes=published.notes,
+        unchanged=int(unchanged.known.sum()),
         vanished=len(published.vanished),
         vanished_names=published.vanished[:SHOWN],
     )
@@ -244,7 +254,7 @@ def _asked(config: IngestConfig, request: Request) -> dict[str, Any]:
         files["classes"] = config.classes
     places = {"images": request.images, "annotations": request.annotations}
     asked = {**asdict(config), **places, **{name: storage.normalize(uri) for name, uri in files.items()}}
-    return {name: value for name, value in asked.items() if name != "warehouse"}
+    return {name: value for name, value in asked.items() if name not in {"warehouse", "full"}}
 
 
 def sources(warehouse: str, name: str) -> list[IngestConfig]:

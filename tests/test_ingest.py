@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_the_same_content_is_the_same_version_byte_for_byte(tmp_path: Path, imag
     first, _ = take(tmp_path, images, train)
     before = files(str(tmp_path / "warehouse"))
     again, _ = take(tmp_path, f"file://{images}", train)
-    assert again == first
+    assert replace(again, unchanged=0) == first
     assert files(str(tmp_path / "warehouse")) == before
     put_coco(tmp_path, coco([image(1, "a.jpg")], []), "train.json")
     changed, dataset = take(tmp_path, images, train)

@@ -9,23 +9,18 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
+from shardlens.pipeline.annotations.digests import DIGESTS, spots_of
 from shardlens.pipeline.annotations.inspection import Inspected
 from shardlens.pipeline.annotations.places import Place
 from shardlens.pipeline.annotations.problems import Problems
 from shardlens.pipeline.executors.base import Done, Executor
+from shardlens.pipeline.warehouse import tables
 
-FILE = "digests.parquet"
-"""Name of the table among those of a version; it is no part of its identity."""
-DIGESTS = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        ("offset", pa.int64()),
-        ("head", pa.binary()),  # digest of the first bytes; null = could not be read
-    ]
-)
 BATCH = 32
 
 
@@ -44,26 +39,28 @@ def _digests(places: tuple[Place, ...]) -> tuple[bytes | None, ...]:
 
 
 def digest_table(images: pa.Table, inspected: Sequence[Inspected]) -> pa.Table:
-    """The digests of an ingest's images, rows of `DIGESTS`.
+    """The digests of an ingest's images, rows of `digests.DIGESTS`.
 
     Args:
         images: the images in the order in which they were inspected, with `uri` and `offset`.
     """
-    heads = [head for batch in inspected for head in batch.heads]
-    return pa.table([images["uri"], images["offset"], pa.array(heads, pa.binary())], schema=DIGESTS)
+    headers = [header for batch in inspected for header in batch.headers]
+    columns = {
+        **{name: images[name] for name in ("uri", "offset", "bytes", "etag")},
+        "head": pa.array([head for batch in inspected for head in batch.heads], pa.binary()),
+    }
+    for name in ("width", "height", "orientation", "deep"):
+        values = [None if header is None else getattr(header, name) for header in headers]
+        columns[name] = pa.array(values, DIGESTS.field(name).type)
+    return pa.table([columns[name] for name in DIGESTS.names], schema=DIGESTS)
 
 
-def latest_digests(tables: Sequence[pa.Table]) -> pa.Table:
-    """All digests, each image's that of the last of `tables` that has it; sorted by place."""
-    heads: dict[tuple[str, int | None], bytes | None] = {}
-    for table in tables:
-        for uri, offset, head in zip(*(table[name].to_pylist() for name in DIGESTS.names), strict=True):
-            heads[uri, offset] = head
-    places = sorted(heads, key=lambda place: (place[0], place[1] or 0))
-    columns = [[uri for uri, _ in places], [offset for _, offset in places], [heads[place] for place in places]]
-    return pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns, DIGESTS, strict=True)], schema=DIGESTS
-    )
+def latest_digests(parts: Sequence[pa.Table]) -> pa.Table:
+    """All digests, each image's that of the last of `parts` that has it; sorted by place."""
+    every = pa.concat_tables([tables.completed(table, DIGESTS).cast(DIGESTS) for table in reversed(parts)])
+    spots = spots_of(every)
+    first = pc.equal(pc.index_in(spots, value_set=spots), pa.array(np.arange(len(spots)), pa.int32()))
+    return every.filter(first).sort_by([("uri", "ascending"), ("offset", "ascending")]).combine_chunks()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.annotations import duplicates
+from shardlens.pipeline.annotations.digests import FILE
 from shardlens.pipeline.annotations.identity import Known, known_rows
 from shardlens.pipeline.errors import LocationNotFoundError
 from shardlens.pipeline.warehouse import tables
@@ -32,7 +32,7 @@ class History:
     dataset: Dataset | None = None
     """The latest version."""
     digests: pa.Table | None = None
-    """Rows of `duplicates.DIGESTS`; None of a version that was written before there were any."""
+    """Rows of `digests.DIGESTS`; None of a version that was written before there were any."""
     removed: pa.Table | None = None
     """Rows of `tables.REMOVED`: the images that only earlier versions have."""
 
@@ -48,7 +48,7 @@ class History:
             return cls(None)
         target = pointed(warehouse, name, pointer)
         dataset = Dataset.open(warehouse, name, target.version)
-        place = storage.join(dataset.root, duplicates.FILE)
+        place = storage.join(dataset.root, FILE)
         digests = tables.from_bytes(storage.read(place)) if storage.exists(place) else None
         if target.removed == "":
             removed = _of_versions(warehouse, dataset)

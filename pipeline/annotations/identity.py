@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline.annotations.coco_ids import unused
+from shardlens.pipeline.annotations.digests import spots_of
 from shardlens.pipeline.annotations.json_values import INT64
 from shardlens.pipeline.warehouse import tables
 
@@ -48,13 +49,8 @@ def known_rows(images: pa.Table, digests: Sequence[pa.Table] = ()) -> pa.Table:
 
 def _heads(images: pa.Table, digests: pa.Table) -> pa.Array:
     """The digest of each image's first bytes; null = unknown."""
-    place = pc.index_in(_spots(images), value_set=_spots(digests), skip_nulls=True)
+    place = pc.index_in(spots_of(images), value_set=spots_of(digests), skip_nulls=True)
     return digests["head"].combine_chunks().take(place)
-
-
-def _spots(table: pa.Table) -> pa.Array:
-    at = table["offset"].cast(pa.string()).fill_null("")
-    return pc.binary_join_element_wise(table["uri"], at, "\0").combine_chunks()
 
 
 def image_ids(new: pa.Table, known: Known, preferred: npt.NDArray[np.bool_]) -> Ints:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations.places import Place
 from shardlens.pipeline.annotations.source import RowBuffer, Sidecar, Source
+from shardlens.pipeline.annotations.unchanged import Unchanged
 from shardlens.pipeline.errors import (
     DatasetError,
     ImageError,
@@ -43,7 +46,8 @@ class Batch:
     first: int
     """Row of the first image."""
     file_names: tuple[str, ...]
-    images: tuple[Place, ...]
+    images: tuple[Place | None, ...]
+    """None = its header is known."""
     sidecars: tuple[Place | None, ...]
 
     def single(self, index: int) -> Batch:
@@ -92,7 +96,7 @@ class Inspect:
             StorageUnavailableError: the store failed after every retry.
         """
         faults: list[Fault] = []
-        heads = _read([_head(place) for place in batch.images])
+        heads = _read_some([None if place is None else _head(place) for place in batch.images])
         headers = _headers(batch, heads, faults)
         if self.policy is not None:
             faults += _undecodable(batch, headers, self.policy)
@@ -113,18 +117,28 @@ def _read(places: list[Place]) -> list[bytes | StorageError]:
     return contents
 
 
+def _read_some(places: list[Place | None]) -> list[bytes | StorageError | None]:
+    """What lies at the places, None where none is named."""
+    read = iter(_read([place for place in places if place is not None]))
+    return [None if place is None else next(read) for place in places]
+
+
 def _head(place: Place) -> Place:
     uri, offset, length = place
     return uri, offset or 0, HEADER if length is None else min(length, HEADER)
 
 
-def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault]) -> tuple[Header | None, ...]:
+def _headers(batch: Batch, heads: list[bytes | StorageError | None], faults: list[Fault]) -> tuple[Header | None, ...]:
     """Read the headers from the first bytes of each image, or from all of them where those do not suffice."""
     headers = [_header(data, name) for data, name in zip(heads, batch.file_names, strict=True)]
     _look_behind_pixels(batch, heads, headers)
     missing = {i for i, data in enumerate(heads) if isinstance(data, LocationNotFoundError)}
-    again = [i for i, header in enumerate(headers) if header is None and i not in missing]
-    for i, data in zip(again, _read([batch.images[i] for i in again]), strict=True):
+    again = [
+        (i, place)
+        for i, (place, header) in enumerate(zip(batch.images, headers, strict=True))
+        if place is not None and header is None and i not in missing
+    ]
+    for (i, _), data in zip(again, _read([place for _, place in again]), strict=True):
         try:
             if isinstance(data, StorageError):
                 raise data
@@ -133,22 +147,28 @@ def _headers(batch: Batch, heads: list[bytes | StorageError], faults: list[Fault
         except (ImageError, StorageError) as error:
             faults.append((batch.first + i, "unreadable-image", f"{batch.file_names[i]}: {error}"))
     faults.extend(
-        (batch.first + i, "missing-image", f"{batch.file_names[i]}: nothing at {batch.images[i][0]}") for i in missing
+        (batch.first + i, "missing-image", f"{batch.file_names[i]}: nothing at {place[0]}")
+        for i, place in enumerate(batch.images)
+        if i in missing and place is not None
     )
     return tuple(headers)
 
 
-def _look_behind_pixels(batch: Batch, heads: list[bytes | StorageError], headers: list[Header | None]) -> None:
+def _look_behind_pixels(batch: Batch, heads: list[bytes | StorageError | None], headers: list[Header | None]) -> None:
     """Complete, in place, the headers of large PNGs with what stands behind their pixels, such as an orientation."""
     large = {
-        i: data
-        for i, data in enumerate(heads)
-        if isinstance(data, bytes) and len(data) == HEADER and png.is_png(data) and headers[i] is not None
+        i: (place, data)
+        for i, (place, data) in enumerate(zip(batch.images, heads, strict=True))
+        if place is not None
+        and isinstance(data, bytes)
+        and len(data) == HEADER
+        and png.is_png(data)
+        and headers[i] is not None
     }
     if large:
         with ThreadPoolExecutor(min(16, len(large))) as threads:
-            ends = threads.map(lambda i: _end(batch.images[i]), large)
-            for (i, head), end in zip(large.items(), ends, strict=True):
+            ends = threads.map(_end, [place for place, _ in large.values()])
+            for (i, (_, head)), end in zip(large.items(), ends, strict=True):
                 data = png.with_end(head, end)
                 headers[i] = headers[i] if data is None else _header(data, batch.file_names[i]) or headers[i]
 
@@ -159,8 +179,8 @@ def _end(place: Place) -> bytes:
     return storage.read_range(uri, (offset or 0) + max(0, size - HEADER), min(size, HEADER))
 
 
-def _header(data: bytes | StorageError, file_name: str) -> Header | None:
-    if isinstance(data, StorageError):
+def _header(data: bytes | StorageError | None, file_name: str) -> Header | None:
+    if data is None or isinstance(data, StorageError):
         return None
     try:
         with FILE_WARNINGS.of(file_name):
@@ -172,9 +192,9 @@ def _header(data: bytes | StorageError, file_name: str) -> Header | None:
 def _undecodable(batch: Batch, headers: Sequence[Header | None], policy: DecodePolicy) -> list[Fault]:
     """Decode the images whose headers could be read."""
     images = [
-        ImageRef(batch.first + i, *batch.images[i], header.width, header.height, batch.file_names[i])
-        for i, header in enumerate(headers)
-        if header is not None
+        ImageRef(batch.first + i, *place, header.width, header.height, batch.file_names[i])
+        for i, (place, header) in enumerate(zip(batch.images, headers, strict=True))
+        if place is not None and header is not None
     ]
     loaded = (value for _, value in load(images, Decoding(policy)))
     return [(value.image_id, "damaged-image", value.message) for value in loaded if isinstance(value, Failure)]
@@ -200,31 +220,55 @@ def _parse(sidecar: Sidecar, batch: Batch, rows: RowBuffer, faults: list[Fault])
     return tuple(stated)
 
 
-def batches(images: pa.Table) -> Iterator[Batch]:
-    """Cut the listed images into batches, made when asked for."""
+def batches(images: pa.Table, known: npt.NDArray[np.bool_] | None = None) -> Iterator[Batch]:
+    """Cut the listed images into batches, made when asked for; the headers of those `known` (N,) are not read."""
+    known = np.zeros(images.num_rows, bool) if known is None else known
     for first in range(0, images.num_rows, BATCH):
         rows = images.slice(first, BATCH).to_pydict()
-        places = tuple(zip(rows["uri"], rows["offset"], rows["length"], strict=True))
+        listed = zip(rows["uri"], rows["offset"], rows["length"], strict=True)
+        skipped = known[first : first + BATCH].tolist()
+        places = tuple(None if skip else place for skip, place in zip(skipped, listed, strict=True))
         columns = zip(rows["sidecar_uri"], rows["sidecar_offset"], rows["sidecar_length"], strict=True)
         sidecars = tuple(None if uri is None else (uri, offset, length) for uri, offset, length in columns)
         yield Batch(first, tuple(rows["file_name"]), places, sidecars)
 
 
 def inspect(
-    source: Source, executor: Executor, progress: ProgressListener, policy: DecodePolicy | None = None
+    source: Source,
+    executor: Executor,
+    progress: ProgressListener,
+    policy: DecodePolicy | None = None,
+    unchanged: Unchanged | None = None,
 ) -> list[Inspected]:
     """Inspect all images of `source`; the results come in the order of its rows, whoever was ready first.
 
-    With a `policy` the pixels of every image are decoded, too.
+    With a `policy` the pixels of every image are decoded, too. Images whose header kills the worker that reads it are
+    isolated by reading them one by one.
 
-    Images whose header kills the worker that reads it are isolated by reading them one by one.
+    Args:
+        unchanged: images whose headers are known; of these, annotation files of their own alone are read.
     """
-    stage = Inspect(source.sidecar, policy)
-    total, done = source.images.num_rows, 0
+    images = source.images
+    unchanged = unchanged or Unchanged.none(images.num_rows)
+    has_file = images["sidecar_uri"].is_valid().to_numpy() & (source.sidecar is not None)
+    rows = np.flatnonzero(~unchanged.known | has_file)
+    part = images if len(rows) == images.num_rows else images.take(pa.array(rows)).combine_chunks()
+    found = _inspected(Inspect(source.sidecar, policy), part, unchanged.known[rows], executor, progress)
+    return [_completed(found, rows, unchanged)] if unchanged.known.any() else found
+
+
+def _inspected(
+    stage: Inspect,
+    images: pa.Table,
+    known: npt.NDArray[np.bool_],
+    executor: Executor,
+    progress: ProgressListener,
+) -> list[Inspected]:
+    total, done = images.num_rows, 0
     results: list[Inspected] = []
     lost: list[Batch] = []
     progress(Progress("ingest", done, total))
-    for result in executor.map(stage, batches(source.images)):
+    for result in executor.map(stage, batches(images, known)):
         if isinstance(result, Done):
             results.append(result.value)
             done += len(result.value.headers)
@@ -235,6 +279,27 @@ def inspect(
     for result in executor.map(stage, singles, attempts=1) if singles else ():
         results.append(result.value if isinstance(result, Done) else _given_up(result))
     return sorted(results, key=lambda batch: batch.first)
+
+
+def _completed(found: list[Inspected], rows: npt.NDArray[np.intp], unchanged: Unchanged) -> Inspected:
+    """What was read of some `rows`, with what is known of the others, as one batch of all images."""
+    count = len(unchanged.known)
+    headers: list[Header | None] = [None] * count
+    stated: list[tuple[int, int] | None] = [None] * count
+    heads: list[bytes | None] = [None] * count
+    read = zip(
+        *([each for b in found for each in getattr(b, name)] for name in ("headers", "stated", "heads")), strict=True
+    )
+    for row, (header, size, head) in zip(rows.tolist(), read, strict=True):
+        headers[row], stated[row], heads[row] = header, size, head
+    known = np.flatnonzero(unchanged.known).tolist()
+    for row, header, head in zip(known, unchanged.headers(), unchanged.heads(), strict=True):
+        headers[row], heads[row] = header, head
+    annotations = pa.concat_tables([b.annotations for b in found] or [tables.from_rows([], tables.ANNOTATIONS)])
+    owners = pa.array(rows[annotations["image_id"].to_numpy()], pa.int64())
+    annotations = annotations.set_column(1, tables.ANNOTATIONS.field("image_id"), owners)
+    faults = tuple((int(rows[row]), kind, text) for b in found for row, kind, text in b.faults)
+    return Inspected(0, tuple(headers), tuple(stated), annotations, faults, tuple(heads))
 
 
 def deep_note(inspected: list[Inspected]) -> str:

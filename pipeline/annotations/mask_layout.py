@@ -119,7 +119,7 @@ def names_hold_masks(files: Listing) -> str | None:
     images = files.only(lambda name: name.lower().endswith(IMAGE_SUFFIXES))
     keys = {stem(name) for name in images.names}
     for affix in TELLING:
-        masks = {key for key in keys if _unaffixed(key, affix) in keys - {key}}
+        masks = {key for key in keys if (bare := _unaffixed(key, affix)) in keys and bare != key}
         if masks and 3 * len(masks) >= len(keys):
             return f"{len(masks)} files in {files.root} are named {affix} as masks of others"
     return None
@@ -161,7 +161,8 @@ def _side_by_side(files: Listing, request: Request) -> Layout | None:
     keys = {stem(name) for name in files.names}
     affixes = [request.mask_pattern] if request.mask_pattern else list(TELLING)
     by_affix = [
-        {name for name in files.names if _unaffixed_name(name, affix) in keys - {stem(name)}} for affix in affixes
+        {name for name in files.names if (key := _unaffixed_name(name, affix)) in keys and key != stem(name)}
+        for affix in affixes
     ]
     masks = max(by_affix, key=len)
     if not masks:

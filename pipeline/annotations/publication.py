@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardlens.pipeline import storage
-from shardlens.pipeline.annotations import duplicates
 from shardlens.pipeline.annotations.assembly import Assembled
+from shardlens.pipeline.annotations.digests import FILE
 from shardlens.pipeline.annotations.duplicates import Twins, latest_digests
 from shardlens.pipeline.annotations.history import History, write_removed
 from shardlens.pipeline.annotations.identity import image_ids, known_rows
@@ -49,7 +49,7 @@ class Publication:
     """The dataset's."""
     part: Part
     digests: pa.Table
-    """Rows of `duplicates.DIGESTS`."""
+    """Rows of `digests.DIGESTS`."""
     problems: Problems
     notes: tuple[str, ...] = ()
     """What was decided about the data, a sentence each."""
@@ -122,7 +122,7 @@ def with_known_etags(images: pa.Table, history: History, digests: pa.Table) -> p
 
     Args:
         images: under the ids of the dataset.
-        digests: rows of `duplicates.DIGESTS` of these images.
+        digests: rows of `digests.DIGESTS` of these images.
     """
     if history.dataset is None or history.digests is None:
         return images
@@ -212,7 +212,7 @@ def write_version(
     """Write a version, not yet the latest; the same content again is the same version.
 
     Args:
-        digests: rows of `duplicates.DIGESTS`, those of the images at least; None = they are not known.
+        digests: rows of `digests.DIGESTS`, those of the images at least; None = they are not known.
 
     Returns:
         The version.
@@ -225,7 +225,7 @@ def write_version(
         storage.publish(storage.join(root, f"{part}.parquet"), data)
     if digests is not None:
         mine = digests.filter(pc.is_in(digests["uri"], content.images["uri"].combine_chunks()))
-        storage.publish(storage.join(root, duplicates.FILE), tables.to_bytes(mine))
+        storage.publish(storage.join(root, FILE), tables.to_bytes(mine))
     document = {
         "name": name,
         "version": version,
