@@ -28,10 +28,25 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options that `builder` takes, by name, in its order."""
-    taken = dict(inspect.signature(builder, eval_str=True).parameters)
-    taken.pop("num_classes")
+    """The options that `builder` takes, by name, in its order.
+
+    Raises:
+        ModelError: it is no builder.
+    """
+    try:
+        taken = dict(inspect.signature(builder, eval_str=True).parameters)
+    except (TypeError, ValueError, NameError) as error:
+        raise ModelError(f"the builder {_named(builder)} cannot be looked at: {error}") from error
+    if taken.pop("num_classes", None) is None:
+        raise ModelError(
+            f"the builder {_named(builder)} takes no argument num_classes: expected build(num_classes=K, **options), which "
+            "returns the network"
+        )
     return taken
+
+
+def _named(builder: Callable[..., Any]) -> str:
+    return f"{getattr(builder, '__module__', '')}.{getattr(builder, '__qualname__', builder)}"
 
 
 def describe(spec: ModelSpec) -> dict[str, str]:

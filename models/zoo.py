@@ -86,6 +86,8 @@ def build(
     if spec.score_option is not None and score_threshold is not None:
         given[spec.score_option] = score_threshold
     model = spec.build(num_classes=num_classes, **coerce(spec, given))
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name}: its builder returned {type(model).__name__}, expected a torch.nn.Module")
     cast(Any, model).num_classes = num_classes  # what `shardlens.models.mismatch` compares a file's head with
     return model
 

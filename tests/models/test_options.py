@@ -1,10 +1,11 @@
 import re
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import pytest
 
-from shardlens.models import find
+from shardlens.models import build, find
 from shardlens.models.errors import ModelError
 from shardlens.models.options import coerce, describe, nearest, parameters, require
 from shardlens.models.spec import InputRule, ModelSpec
@@ -99,3 +100,25 @@ def test_limits():
         require("depth", 9, 1, 8)
     with pytest.raises(ModelError, match="option depth is 0; it must be at least 1"):
         require("depth", 0, 1)
+
+
+def test_what_is_no_builder_is_explained() -> None:
+    def unaware(steps: int = 3) -> None: ...
+
+    expected = r"builder .*unaware takes no argument num_classes: expected build\(num_classes=K"
+    with pytest.raises(ModelError, match=expected):
+        parameters(unaware)
+    with pytest.raises(ModelError, match=r"builder .* cannot be looked at: 3 is not a callable"):
+        parameters(cast(Any, 3))
+
+
+def no_network(num_classes: int) -> int:
+    return num_classes
+
+
+NO_NETWORK = replace(SPEC, name="tests.models.test_options:NO_NETWORK", text_options=(), build=no_network)
+
+
+def test_a_builder_returns_a_network() -> None:
+    with pytest.raises(ModelError, match=r"its builder returned int, expected a torch.nn.Module"):
+        build(NO_NETWORK.name, 3)
