@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from shardlens.pipeline import storage
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.images.decode import ensure_decoded
-from shardlens.pipeline.images.drawing import PALETTE, draw, png, sheet, upright
+from shardlens.pipeline.images.drawing import PALETTE, draw, png, scaled, sheet, upright
 from shardlens.pipeline.images.fetch import Decoding, load
 from shardlens.pipeline.images.policy import DecodePolicy
 from shardlens.pipeline.images.shards import Failure, plan
@@ -50,6 +50,9 @@ class ShowConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected 1 or more")
 
 
+MAX_PIXELS = 200_000_000
+
+
 @dataclass(frozen=True)
 class ShowReport:
     """What was drawn."""
@@ -76,10 +79,12 @@ def show(config: ShowConfig) -> ShowReport:
 
     Raises:
         DatasetError: there is no such dataset, run or image, or none of the images can be read.
+        ConfigError: the picture would be too large.
         RunError: the run is not complete.
     """
     subject = _subject(config)
     chosen = _chosen(config, subject.images)
+    _check_size(chosen, config)
     ids = chosen["image_id"]
     rows = subject.rows.filter(pc.is_in(subject.rows["image_id"], value_set=pa.array(ids.to_pylist()))).to_pylist()
     pictures, names, failures = [], [], []
@@ -98,6 +103,18 @@ def show(config: ShowConfig) -> ShowReport:
     uri = storage.normalize(config.output or f"{config.name}.png")
     storage.publish(uri, png(sheet(pictures, names, config.columns)))
     return ShowReport(uri, tuple(names), len(rows), tuple(failures))
+
+
+def _check_size(images: pa.Table, config: ShowConfig) -> None:
+    """Refuse a picture that needs more memory than a laptop has to spare."""
+    sides = zip(*(images[side].to_pylist() for side in ("height", "width")), strict=True)
+    sizes = [scaled(height or 1, width or 1, config.width)[0] for height, width in sides]
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > MAX_PIXELS:
+        raise ConfigError(
+            f"{len(sizes)} images {config.width} pixels wide make a picture of {pixels / 1e6:,.0f} million pixels, expected at "
+            f"most {MAX_PIXELS // 1_000_000}: use a smaller --width, or fewer images"
+        )
 
 
 def _subject(config: ShowConfig) -> _Subject:

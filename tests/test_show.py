@@ -11,7 +11,7 @@ from PIL import Image
 from shardlens.pipeline import masks, storage
 from shardlens.pipeline.errors import ConfigError, DatasetError
 from shardlens.pipeline.executors.local import LocalExecutor
-from shardlens.pipeline.images.drawing import PALETTE
+from shardlens.pipeline.images.drawing import GAP, PALETTE, draw, sheet
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, predict
@@ -108,3 +108,15 @@ def test_what_is_not_there_is_explained(warehouse: str, config: dict[str, object
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="columns is 0"):
         ShowConfig("cells", columns=0)
+
+
+def test_a_picture_that_no_memory_holds_is_refused(warehouse: str) -> None:
+    with pytest.raises(ConfigError, match=r"3 images 100000 pixels wide make .* million pixels, expected at most 200"):
+        show(ShowConfig("cells", width=100_000, warehouse=warehouse))
+
+
+def test_a_tall_image_is_drawn_narrow() -> None:
+    assert draw(np.zeros((3000, 1, 3), np.uint8), (), 320).size == (1, 1280)
+    assert draw(np.zeros((1, 3000, 3), np.uint8), (), 320).size == (320, 1)
+    pictures = [draw(np.zeros((height, 40, 3), np.uint8), (), 80) for height in (400, 20)]
+    assert sheet(pictures, ["a", "b"], 2).size[0] == 2 * (80 + GAP) + GAP

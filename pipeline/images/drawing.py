@@ -27,6 +27,8 @@ PALETTE: tuple[Color, ...] = (
 """Colors that the color-blind can tell apart, after Okabe and Ito, https://jfly.uni-koeln.de/color/."""
 OPACITY = 0.45
 """Of a mask on its image."""
+TALL = 4
+"""A picture is at most so many times as tall as it may be wide: a panorama on edge would fill a sheet."""
 GAP = 6
 """Pixels between the images of a sheet."""
 
@@ -57,24 +59,31 @@ def upright(row: Mapping[str, Any], image: Decoded, label: str, color: Color) ->
 
 
 def draw(pixels: Rgb, objects: Sequence[Drawable], width: int) -> Image.Image:
-    """Draw objects on an image, scaled to `width` pixels so that labels stay readable on images of any size.
+    """Draw objects on an image, scaled so that labels stay readable on images of any size and shape.
 
     Args:
         pixels: (H, W, 3) RGB, upright.
         objects: later ones lie on top.
+        width: in pixels, of an image that is not so tall that it becomes narrower, see `scaled`.
     """
     painted = pixels.copy()
     for each in objects:
         if each.rle is not None and (each.rle.height, each.rle.width) == pixels.shape[:2]:
             inside = masks.decode(each.rle).view(bool)
             painted[inside] = (1 - OPACITY) * painted[inside] + OPACITY * np.array(each.color)
-    scale = width / pixels.shape[1]
-    picture = Image.fromarray(painted).resize((width, max(1, round(pixels.shape[0] * scale))), Image.Resampling.LANCZOS)
+    size, scale = scaled(*pixels.shape[:2], width)
+    picture = Image.fromarray(painted).resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     for each in objects:
         if each.box_xywh is not None:
             _outline(pen, each, each.box_xywh, scale)
     return picture
+
+
+def scaled(height: int, width: int, to_width: int) -> tuple[tuple[int, int], float]:
+    """Width and height of an image as it is drawn, and by how much that is scaled: at most `TALL` times as tall as wide."""
+    scale = min(to_width / width, TALL * to_width / height)
+    return (max(1, round(width * scale)), max(1, round(height * scale))), scale
 
 
 def _outline(
@@ -95,9 +104,9 @@ def _outline(
 
 
 def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Pictures of one width in rows, each with its caption below it."""
+    """Pictures in rows and columns, each with its caption below it."""
     font = ImageFont.load_default(size=12)
-    line, width = 18, pictures[0].width
+    line, width = 18, max(picture.width for picture in pictures)
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(picture.height for picture in row) + line + GAP for row in rows]
     across = min(columns, len(pictures)) * (width + GAP) + GAP
