@@ -71,7 +71,7 @@ def draw(pixels: Rgb, objects: Sequence[Drawable], width: int) -> Image.Image:
         if each.rle is not None and (each.rle.height, each.rle.width) == pixels.shape[:2]:
             inside = masks.decode(each.rle).view(bool)
             painted[inside] = (1 - OPACITY) * painted[inside] + OPACITY * np.array(each.color)
-    size, scale = scaled(*pixels.shape[:2], width)
+    size, scale = scaled(pixels.shape[0], pixels.shape[1], width)
     picture = Image.fromarray(painted).resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     for each in objects:
