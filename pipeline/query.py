@@ -65,9 +65,10 @@ def connect(warehouse: str) -> DuckDBPyConnection:
 
 def _open(files: CommittedFiles, memory_limit: str = MEMORY_LIMIT) -> DuckDBPyConnection:
     connection = duckdb.connect(config={"python_enable_replacements": False, "python_scan_all_frames": False})
-    if not re.fullmatch(r"[1-9]\d*(\.\d+)? ?([KMGT]i?B|%)", memory_limit):
+    limit = re.fullmatch(r"([1-9]\d*(?:\.\d+)?) ?([KMGT]i?B|%)", memory_limit)
+    if limit is None or (limit[2] == "%" and float(limit[1]) > 100):
         raise ConfigError(
-            f"memory limit {memory_limit!r}: expected a size such as 2GB or 500MB, or a share such as 50%"
+            f"memory limit {memory_limit!r}: expected a size such as 2GB or 500MB, or a share up to 100%, such as 50%"
         )
     connection.execute("SET memory_limit = $1", [memory_limit])
     connection.register_filesystem(files)

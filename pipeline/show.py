@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any
@@ -48,6 +49,8 @@ class ShowConfig:
         for name in ("sample", "columns", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected 1 or more")
+        if math.isnan(self.min_score):
+            raise ConfigError("min_score is nan: expected a score, such as 0.5")
 
 
 MAX_PIXELS = 200_000_000

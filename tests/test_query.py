@@ -329,7 +329,7 @@ def test_a_query_keeps_to_its_memory(wh: str) -> None:
         query(wh, "SELECT list(range) FROM range(1000000000)", memory_limit="100MB")
 
 
-@pytest.mark.parametrize("limit", ["-1", "0", "x", "1", "", "0%", "5 bananas"])
+@pytest.mark.parametrize("limit", ["-1", "0", "x", "1", "", "0%", "500%", "5 bananas"])
 def test_a_limit_that_is_none_is_explained(wh: str, limit: str) -> None:
     with pytest.raises(ConfigError, match="expected a size such as 2GB"):
         query(wh, "SELECT 1", memory_limit=limit)

@@ -108,6 +108,8 @@ def test_what_is_not_there_is_explained(warehouse: str, config: dict[str, object
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="columns is 0"):
         ShowConfig("cells", columns=0)
+    with pytest.raises(ConfigError, match="min_score is nan"):
+        ShowConfig("cells", min_score=float("nan"))
 
 
 def test_a_picture_that_no_memory_holds_is_refused(warehouse: str) -> None:

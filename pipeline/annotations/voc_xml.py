@@ -15,6 +15,9 @@ from xml.etree import ElementTree
 from shardlens.pipeline.annotations.source import Parsed, annotation_row, bbox_struct
 from shardlens.pipeline.errors import DatasetError
 
+OBJECTS = ("object", "objects/object")
+"""Where a file's objects are; the second is of tools that group them."""
+TRUE = ("1", "true", "yes")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
 
@@ -35,8 +38,15 @@ class VocParser:
         """
         root = _tree(data, where)
         if root.tag != "annotation":
-            raise DatasetError(f"{where}: the root element is <{root.tag}>, expected <annotation>")
-        rows = tuple(_row(element) for element in root.findall("object"))
+            cvat = (
+                ", as in CVAT's own XML, which is not read: export COCO or Pascal VOC there"
+                if root.tag == "annotations"
+                else ""
+            )
+            raise DatasetError(f"{where}: the root element is <{root.tag}>, expected <annotation>{cvat}")
+        rows = tuple(_row(element) for path in OBJECTS for element in root.findall(path))
+        if not rows and any(element.tag in {"bndbox", *CORNERS} for element in root.iter()):
+            raise DatasetError(f"{where}: it holds boxes, but no <object> below <annotation>, where they are expected")
         return Parsed(rows, _size(root), tuple(_stranger(root, where, file_name)))
 
 
@@ -50,9 +60,15 @@ def image_named(data: bytes) -> str | None:
 
 
 def _tree(data: bytes, where: str) -> ElementTree.Element:
-    """Parse XML in any encoding that it declares and Python knows (expat itself knows few)."""
+    """Parse XML in any encoding that it declares and Python knows (expat itself knows few).
+
+    Tags lose their namespace, and capitals, which some tools write.
+    """
     try:
-        return ElementTree.fromstring(_decoded(data, where))
+        root = ElementTree.fromstring(_decoded(data, where))
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2].lower()
+        return root
     except ElementTree.ParseError as error:
         (line, column), reason = error.position, str(error).partition(": line")[0]
         raise DatasetError(f"{where}, line {line}, column {column + 1}: not XML ({reason})") from None
@@ -72,7 +88,10 @@ def _decoded(data: bytes, where: str) -> bytes | str:
 
 def _row(element: ElementTree.Element) -> dict[str, Any]:
     box = _corners(element)
-    row = {"category": (element.findtext("name") or "").strip() or None, "ignore": _text(element, "difficult") == "1"}
+    row = {
+        "category": (element.findtext("name") or "").strip() or None,
+        "ignore": _text(element, "difficult").lower() in TRUE,
+    }
     if box is None:
         return annotation_row(**row, flags=["unreadable-box"])
     left, top, right, bottom = box

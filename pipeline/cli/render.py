@@ -55,7 +55,12 @@ def render(table: pa.Table, form: Format) -> str | bytes:
     if form == "parquet":
         from shardlens.pipeline.warehouse import tables
 
-        return tables.to_bytes(table)
+        try:
+            return tables.to_bytes(table)
+        except (ValueError, NotImplementedError) as error:  # what pyarrow's errors are
+            raise QueryError(
+                f"Parquet cannot hold the result ({error}): cast the column to text, as in x::VARCHAR"
+            ) from None
     if form == "table":
         shown = table.slice(0, SHOWN_ROWS)
         return draw(names, _rows(shown), table.num_rows)
@@ -90,8 +95,20 @@ def write(table: pa.Table, uri: str, form: Format) -> None:
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
-    """Python values by row; columns may share a name."""
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    """Python values by row; columns may share a name.
+
+    Raises:
+        QueryError: a value is none that Python has, such as a date of the year 100,000.
+    """
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            columns.append(column.to_pylist())
+        except (ValueError, OverflowError, NotImplementedError) as error:
+            raise QueryError(
+                f"column {name!r} holds a value that cannot be shown ({error}): cast it to text, as in x::VARCHAR"
+            ) from None
+    return list(zip(*columns, strict=True))
 
 
 def _csv(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from shardlens.pipeline.errors import ConfigError
 from shardlens.pipeline.networks.named_values import named_options
 
 
@@ -28,6 +30,10 @@ class NetworkConfig:
     """URI of a text file with a label a line; default: the checkpoint's or the published weights' own."""
     score_threshold: float | None = None
     """Rows below this score are not kept; default: the model's own threshold."""
+
+    def __post_init__(self) -> None:
+        if self.score_threshold is not None and not math.isfinite(self.score_threshold):
+            raise ConfigError(f"score_threshold is {self.score_threshold}: expected a finite number, such as 0.3")
 
     @property
     def options(self) -> dict[str, str]:

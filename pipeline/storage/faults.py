@@ -78,7 +78,7 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in {errno.EBUSY, errno.EREMOTEIO, errno.EAGAIN, errno.ESTALE}
 
 
-def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError:  # noqa: PLR0911 - a kind of fault each
+def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError:  # noqa: C901, PLR0911 - a kind of fault each
     """Say in one sentence what happened to `uri` and what to do, without any secret."""
     text = redact(str(error).strip() or type(error).__name__)
     if uri.startswith(("s3://", "s3a://")) and (of_s3 := _of_settings(uri, error, text)):
@@ -89,6 +89,8 @@ def explain(uri: str, error: BaseException, attempts: int = 1) -> StorageError: 
             f"{uri}: the store kept failing, {attempts} times ({type(error).__name__}: {text}): "
             "see that it can be reached (endpoint, network) and run the same command again, it resumes"
         )
+    if isinstance(error, IsADirectoryError):
+        return StorageError(f"{uri} is a folder: expected a file")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         if _no_bucket(error):
             return BucketNotFoundError(f"{uri}: its bucket does not exist: check the spelling, or create it")

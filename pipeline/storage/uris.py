@@ -51,9 +51,11 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     """Return the one spelling of a place: no trailing slash, local paths absolute and without `file://`.
 
     Raises:
-        ConfigError: credentials stand in it, or no library speaks its protocol.
+        ConfigError: it is empty, credentials stand in it, or no library speaks its protocol.
     """
     text = os.fspath(uri)
+    if not text.strip():
+        raise ConfigError(f"a place is {text!r}: expected a path or a URI; . is the current folder")
     if "://" not in text:
         return os.path.abspath(os.path.expanduser(text))
     if redact(text) != text:

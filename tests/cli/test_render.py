@@ -7,10 +7,11 @@ import io
 import json
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
-from shardlens.pipeline.cli.render import format_of, render, rounded, write
+from shardlens.pipeline.cli.render import Format, format_of, render, rounded, write
 from shardlens.pipeline.errors import ConfigError, QueryError
 from shardlens.pipeline.warehouse import tables
 
@@ -172,3 +173,19 @@ def test_a_table_for_people_is_never_written_to_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a table is for people"):
         write(TABLE, str(tmp_path / "out"), "table")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sql", "form", "message"),
+    [
+        ("SELECT interval 1 year AS x", "parquet", r"Parquet cannot hold the result .*: cast the column to text"),
+        (
+            "SELECT timestamp 'infinity' AS x",
+            "json",
+            r"column 'x' holds a value that cannot be shown .*: cast it to text",
+        ),
+    ],
+)
+def test_values_that_a_format_has_not_are_explained(sql: str, form: Format, message: str) -> None:
+    with duckdb.connect() as connection, pytest.raises(QueryError, match=message):
+        render(connection.sql(sql).to_arrow_table(), form)

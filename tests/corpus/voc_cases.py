@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tests.annotations.tiny import tar, voc_object, xml
-from tests.corpus.case import Case, Given, Ingested
+from tests.corpus.case import Case, Given, Ingested, Refused
 from tests.corpus.files import HEIGHT, WIDTH, jpeg
 
 XML = xml("a.jpg", voc_object("cat"), width=WIDTH, height=HEIGHT)
@@ -43,7 +43,31 @@ def tree() -> dict[str, bytes]:
 
 
 TRAIN_AND_NONE = Ingested({"images.split": ["train", None]})
+
+
+def respelled(*pairs: tuple[bytes, bytes]) -> bytes:
+    """The usual annotation with other tags."""
+    data = XML
+    for old, new in pairs:
+        data = data.replace(old, new)
+    return data
+
+
+CAT = Ingested({"annotations.category": ["cat"]}, {})
+GROUPED = respelled((b"<object>", b"<objects><object>"), (b"</object>", b"</object></objects>"))
+CAPITALS = respelled((b"object>", b"Object>"), (b"bndbox>", b"BndBox>"), (b"xmin>", b"Xmin>"))
+NAMESPACE = respelled((b"<annotation>", b'<annotation xmlns="http://example.org/voc">'))
+ITEMS = respelled((b"object>", b"item>"))
+TRUE = respelled((b"<difficult>0", b"<difficult>True"))
+
 CASES = [
+    Case("grouped", lambda: voc_given(GROUPED), CAT),
+    Case("capitals", lambda: voc_given(CAPITALS), CAT),
+    Case("namespace", lambda: voc_given(NAMESPACE), CAT),
+    Case(
+        "boxes-of-no-object", lambda: voc_given(ITEMS), Refused(r"it holds boxes, but no <object> below <annotation>")
+    ),
+    Case("difficult-as-true", lambda: voc_given(TRUE), Ingested({"annotations.ignore": [True]}, {})),
     Case("usual", voc_given, Ingested({"annotations.category": ["cat"], "annotations.bbox.x": [1.0]})),
     Case("byte-order-mark", lambda: voc_given(b"\xef\xbb\xbf" + XML), Ingested({"annotations.category": ["cat"]})),
     Case("gb2312", lambda: voc_given(declared("gb2312", "猫")), Ingested({"annotations.category": ["猫"]})),

@@ -186,6 +186,17 @@ def test_an_unknown_protocol_is_refused() -> None:
         storage.normalize("nosuch://x")
 
 
+@pytest.mark.parametrize("uri", ["", " "])
+def test_an_empty_uri_is_no_place(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a path or a URI; \. is the current folder"):
+        storage.normalize(uri)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"is a folder: expected a file$"):
+        storage.read(str(tmp_path))
+
+
 @pytest.mark.s3
 def test_wrong_keys_are_reported_without_the_keys(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
