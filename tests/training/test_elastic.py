@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,8 @@ Make = Callable[..., TrainConfig]
 NETWORK: dict[str, Any] = {"model": "unet", "option": ("depth=2", "width=4"), "batch_size": 4}
 
 
-@pytest.fixture
-def nodes() -> Iterator[Cluster]:
+@contextmanager
+def one_node() -> Iterator[Cluster]:
     """A cluster whose head has room for one worker; others can join it."""
     guard_token()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -35,6 +38,13 @@ def nodes() -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """The same, for a test."""
+    with one_node() as cluster:
+        yield cluster
 
 
 def workers_in(progress: Progress) -> list[int]:
@@ -73,19 +83,31 @@ def test_a_node_that_is_lost_for_good_is_done_without_until_another_joins(
     assert losses(prepare(config(**slow))) == pytest.approx(losses(whole), rel=1e-3)
 
 
+def trained_on_one_node(asked: TrainConfig) -> list[int]:
+    """Train on a cluster of one node; how many workers each step names."""
+    seen: list[int] = []
+    with one_node():
+        train(asked, lambda progress: seen.extend(workers_in(progress)))
+    return seen
+
+
+def alone(asked: TrainConfig) -> list[int]:
+    """`trained_on_one_node` in a process of its own: what other clusters left in this one would end its actors."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(trained_on_one_node, asked).result()
+
+
 @pytest.mark.slow
-def test_a_run_that_may_use_two_starts_with_the_one_that_fits(config: Make, nodes: Cluster, tmp_path: Path) -> None:
+def test_a_run_that_may_use_two_starts_with_the_one_that_fits(config: Make, tmp_path: Path) -> None:
     settings = {**NETWORK, "epochs": 3, "executor": ExecutorConfig(kind="ray", workers="1:2")}
     whole = prepare(config(run="whole", **settings))
     on_two_processes(whole, tmp_path)
-    seen: list[int] = []
-    train(config(**settings), lambda progress: seen.extend(workers_in(progress)))
-    assert set(seen) == {1}
+    assert set(alone(config(**settings))) == {1}
     assert losses(prepare(config(**settings))) == pytest.approx(losses(whole), rel=1e-3)
 
 
 @pytest.mark.slow
-def test_a_fixed_number_is_not_begun_with_less(config: Make, nodes: Cluster) -> None:
+def test_a_fixed_number_is_not_begun_with_less(config: Make) -> None:
     asked = ExecutorConfig(kind="ray", workers="2")
     with pytest.raises(ExecutionError, match="2 workers of 1 CPU and 0 GPU asked for, but the cluster can hold 1"):
-        train(config(**NETWORK, executor=asked))
+        alone(config(**NETWORK, executor=asked))
