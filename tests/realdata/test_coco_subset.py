@@ -16,6 +16,7 @@ from shardlens.pipeline.executors.opening import open_executor
 from shardlens.pipeline.ingest import IngestConfig, IngestReport, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, predict
+from shardlens.pipeline.warehouse import tables
 from tests.conftest import Bucket
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
@@ -77,11 +78,17 @@ def test_bf16_scores_as_fp32_does(realdata: Path, warehouse: str, local: Executo
 
 
 def digests(warehouse: str) -> dict[str, str]:
-    return {
-        f"{kind}/{entry.name}": hashlib.sha256(storage.read(entry.uri)).hexdigest()
-        for kind in ("predictions", "outcomes")
-        for entry in storage.walk(f"{warehouse}/{kind}/dataset=coco/run=yolo-fastest-1.1")
+    """Of the bytes of predictions, and of the rows of outcomes without the etag, which each store gives in its own way."""
+    run = "dataset=coco/run=yolo-fastest-1.1"
+    predictions = {
+        entry.name: hashlib.sha256(storage.read(entry.uri)).hexdigest()
+        for entry in storage.walk(f"{warehouse}/predictions/{run}")
     }
+    outcomes = {
+        f"outcomes/{entry.name}": tables.digest(tables.from_bytes(storage.read(entry.uri)).drop_columns(["etag"]))
+        for entry in storage.walk(f"{warehouse}/outcomes/{run}")
+    }
+    return predictions | outcomes
 
 
 @pytest.mark.s3
