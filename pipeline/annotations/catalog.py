@@ -196,4 +196,5 @@ class Catalog:
         if damage and not members:
             raise DatasetError(str(damage[0]))
         self.problems += [("damaged-tar", str(text)) for text in damage]
+        self.problems += [("sparse-file", f"{name} in {uri}") for uri in uris for name in contents[uri].sparse]
         return members

@@ -22,6 +22,7 @@ KINDS = {
     "undecodable-name": "a file name that is not UTF-8; rename the file",
     "damaged-tar": "a tar that is cut off or damaged; the files before the damage are taken in",
     "compressed-tar": "a compressed tar, whose files cannot be read in place; left out, unpack it to a plain .tar",
+    "sparse-file": "a sparse file in a tar, whose bytes do not lie there in one piece; left out, make the tar without --sparse",
     "loose-image": "an image next to the tars that are taken in; left out",
     "repeated-member": "an image that several tars hold under the same name; the first is taken",
     "matched-name": "a file_name that only one file could mean, spelled in another way; taken (--match-names)",

@@ -39,6 +39,8 @@ class Contents:
     """Its regular files, in its order."""
     damage: str | None = None
     """Why there may be more; None if all could be listed."""
+    sparse: tuple[str, ...] = ()
+    """Names of sparse files, whose bytes do not lie in one piece; they are left out."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def contents(uri: str) -> Contents:
         with tarfile.open(fileobj=_RangeFile(uri, size), mode="r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or a million headers stay in memory
-                if entry.isreg() and entry.offset_data + entry.size > size:
+                if entry.isreg() and not entry.issparse() and entry.offset_data + entry.size > size:
                     reason = f"{entry.name} is cut off"
                 else:
                     members.take(entry)
@@ -85,7 +87,7 @@ def contents(uri: str) -> Contents:
         reason = (
             f"{uri} is incomplete or no tar ({reason}, after {len(members.members)} files): copy it again to its end"
         )
-    return Contents(members.listed(), reason)
+    return Contents(members.listed(), reason, tuple(members.sparse))
 
 
 @dataclass
@@ -95,6 +97,7 @@ class _Members:
     uri: str
     members: dict[str, Member] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    sparse: list[str] = field(default_factory=list)
 
     def take(self, entry: tarfile.TarInfo) -> None:
         """Take the next entry; what is no file and no link to one is left out."""
@@ -105,7 +108,9 @@ class _Members:
             target = self.members.get(posixpath.normpath(entry.linkname))
             if target:
                 self.members[name] = Member(name, self.uri, target.offset, target.length)
-        elif entry.isreg() and not entry.issparse():
+        elif entry.issparse():
+            self.sparse.append(name)
+        elif entry.isreg():
             self.members[name] = Member(name, self.uri, entry.offset_data, entry.size)
 
     def listed(self) -> tuple[Member, ...]:

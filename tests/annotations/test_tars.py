@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from shardlens.pipeline import storage
 from shardlens.pipeline.annotations import tars
 from shardlens.pipeline.errors import DatasetError, LocationNotFoundError
-from tests.annotations.tiny import put, tar
+from tests.annotations.tiny import jpeg, put, take, tar
 
 
 def write(tmp_path: Path, data: bytes, name: str = "x.tar") -> str:
@@ -59,6 +60,21 @@ def test_links_stand_for_their_member_and_folders_are_none(tmp_path: Path) -> No
     members = tars.contents(write(tmp_path, sink.getvalue())).members
     assert [member.name for member in members] == ["d/a.jpg", "b.jpg", "c.jpg"]
     assert len({(member.offset, member.length) for member in members}) == 1
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax"])
+def test_sparse_files_are_left_out_and_named(tmp_path: Path, form: str) -> None:
+    with (tmp_path / "hole.jpg").open("wb") as file:
+        file.truncate(8 << 20)
+        file.write(b"end")
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    command = ["tar", "--sparse", f"--format={form}", "-cf", "x.tar", "hole.jpg", "a.jpg"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    found = tars.contents(str(tmp_path / "x.tar"))
+    assert ([member.name for member in found.members], found.sparse, found.damage) == (["a.jpg"], ("hole.jpg",), None)
+    report, _ = take(tmp_path, str(tmp_path / "x.tar"))
+    (problem,) = (each for each in report.problems if each.kind == "sparse-file")
+    assert problem.examples == (f"hole.jpg in {tmp_path}/x.tar",)
 
 
 def test_compressed_tars_are_refused(tmp_path: Path) -> None:
