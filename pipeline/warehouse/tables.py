@@ -257,7 +257,7 @@ def from_bytes(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         return file.read(columns=None if columns is None else list(columns))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StorageError(
             f"a Parquet file of {len(data)} bytes is damaged ({error}): restore it, or predict again"
         ) from None

@@ -15,6 +15,7 @@ from shardlens.pipeline.errors import RunError, StorageError
 from shardlens.pipeline.warehouse import runs, tables
 from shardlens.pipeline.warehouse.layout import Warehouse
 from shardlens.pipeline.warehouse.runs import RunRecord
+from tests import small_warehouse as small
 
 
 def record(folder: Path, name: str = "r1", **settings: object) -> RunRecord:
@@ -329,3 +330,9 @@ def test_a_place_that_is_no_warehouse_is_refused(tmp_path: Path) -> None:
         Warehouse(str(tmp_path)).create()
     with pytest.raises(StorageError, match=r"no warehouse.json there"):
         Warehouse(str(tmp_path)).check()
+
+
+def test_a_column_whose_name_is_no_text_is_damage() -> None:
+    data = tables.to_bytes(tables.from_rows([small.row(1, 0, 0.5)], tables.PREDICTIONS))
+    with pytest.raises(StorageError, match=r"is damaged .*can't decode byte 0xc0"):
+        tables.from_bytes(data.replace(b"category", b"\xc0ategory"))
