@@ -26,6 +26,7 @@ from shardlens.pipeline.cli.predict import lines
 from shardlens.pipeline.errors import RunError
 from shardlens.pipeline.executors.base import Executor, ExecutorConfig
 from shardlens.pipeline.executors.opening import open_executor
+from shardlens.pipeline.inference.earlier_run import unchanged
 from shardlens.pipeline.ingest import IngestConfig, ingest
 from shardlens.pipeline.networks.resolve import NetworkConfig
 from shardlens.pipeline.predict import PredictConfig, PredictReport, predict
@@ -191,6 +192,15 @@ def test_the_record_says_what_was_carried(nights: Nights) -> None:
     second, _ = nights.night()
     document = json.loads(Path(nights.record(second.run).folder, "run.json").read_text())
     assert document["origin"]["carried_from"] == first.run
+
+
+@pytest.mark.parametrize(("size", "etag", "rows"), [(9, "x", [0]), (9, None, [0]), (None, None, [])])
+def test_an_image_of_which_no_size_is_known_may_have_changed(
+    size: int | None, etag: str | None, rows: list[int]
+) -> None:
+    row = {"image_id": 1, "file_name": "a.png", "uri": "/a.png", "width": 3, "height": 2, "flags": []}
+    images = tables.from_rows([{**row, "bytes": size, "etag": etag}], tables.IMAGES)
+    assert unchanged(images, images).tolist() == rows
 
 
 MOMENTS = int(os.environ.get("SHARDLENS_CRASHES", "2"))

@@ -103,16 +103,16 @@ def open_earlier(record: RunRecord, images: pa.Table, labels: LabelMap) -> Earli
 def unchanged(before: pa.Table, now: pa.Table) -> Ints:
     """(N,) rows of `before` that are in `now` as well, as they were.
 
+    Of images without a size nothing is known: they are missing, or were ingested by an earlier version of Shardlens.
+
     Args:
         before: rows of `tables.IMAGES`, sorted by image_id.
         now: likewise, of another version.
     """
-    if not all({"bytes", "etag"} <= set(table.schema.names) for table in (before, now)):
-        return np.empty(0, np.int64)  # ingested by an earlier version of Shardlens: who knows what changed
     places = pc.index_in(before["image_id"], value_set=now["image_id"].combine_chunks()).combine_chunks()
     rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
     there = places.drop_null()
-    same = np.ones(len(rows), dtype=bool)
+    same = before["bytes"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)[rows]
     for name in SAME:
         same &= _equal(before[name].combine_chunks().take(pa.array(rows)), now[name].combine_chunks().take(there))
     return rows[same]
