@@ -112,7 +112,7 @@ def unchanged(before: pa.Table, now: pa.Table) -> Ints:
     places = pc.index_in(before["image_id"], value_set=now["image_id"].combine_chunks()).combine_chunks()
     rows = np.flatnonzero(places.is_valid().to_numpy(zero_copy_only=False))
     there = places.drop_null()
-    same = before["bytes"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)[rows]
+    same: npt.NDArray[np.bool_] = before["bytes"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)[rows]
     for name in SAME:
         same &= _equal(before[name].combine_chunks().take(pa.array(rows)), now[name].combine_chunks().take(there))
     return rows[same]
